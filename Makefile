@@ -1,0 +1,55 @@
+# Every target does its own set-up; `make demo` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+# The interpreter is checked first: the error of an old pip says nothing useful.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "eventsaga needs Python 3.11 or later: make PYTHON=python3.12 …" >&2; exit 2; }
+	@echo "Setting up $(VENV) (once)…"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[demo,embedded,speed]' --group dev
+	@touch $(READY)
+
+.PHONY: setup
+setup: $(READY) ## Create .venv with everything the other targets need
+
+.PHONY: demo
+demo: $(READY) ## Run the order saga over four real services on an embedded PostgreSQL
+	@$(BIN)/eventsaga demo
+
+.PHONY: test
+test: $(READY) ## Run all tests, fast ones first
+	@$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(READY) ## Format, lint, types and import contracts; exactly what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+.PHONY: format
+format: $(READY) ## Let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(READY) ## Measure the append path and whole sagas against bare asyncpg loops
+	@$(BIN)/python benchmarks/run.py
+
+.PHONY: docs
+docs: $(READY) ## Run every code block of the README and docs
+	@$(BIN)/python -m pytest tests/docs

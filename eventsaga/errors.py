@@ -1,0 +1,224 @@
+"""What can go wrong?
+
+Every error of the library derives from `EventSagaError` and is grouped by what its
+receiver does about it: raise it inside a step, fix the call, fix the deployment, or retry.
+Data stands in attributes, text in ``__str__``; arguments match, so all of them pickle.
+"""
+
+from datetime import timedelta
+from uuid import UUID
+
+
+class EventSagaError(Exception):
+    """Base of all errors raised by eventsaga."""
+
+
+# -- raised by users inside a step ----------------------------------------------------
+
+
+class PermanentError(EventSagaError):
+    """The step failed for good: it did not happen and trying again is useless.
+
+    Raise it inside a step. The step is not retried and, because it definitely did not
+    happen, it is not compensated either; the steps before it are.
+    """
+
+
+class TemporaryError(EventSagaError):
+    """The step did not happen this time; another attempt may succeed.
+
+    Raise it inside a step to say when the next attempt makes sense.
+
+    Attributes:
+        retry_after: Wait this long instead of the policy's backoff. A number counts
+            seconds; None leaves the wait to the policy.
+    """
+
+    def __init__(self, message: str = "", retry_after: timedelta | float | None = None) -> None:
+        super().__init__(message, retry_after)
+        self.message = message
+        self.retry_after = (
+            timedelta(seconds=retry_after) if isinstance(retry_after, int | float) else retry_after
+        )
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InDoubtError(EventSagaError):
+    """The effect may have happened, but nobody knows.
+
+    Raise it inside a step when a request was sent and no answer came. The step is tried
+    again with the same idempotency key; if it never gets a definite answer it is
+    compensated with ``outcome == "unknown"``.
+    """
+
+
+# -- fix the call -----------------------------------------------------------------------
+
+
+class DefinitionError(EventSagaError):
+    """A saga is written in a way that cannot work; the message names the node."""
+
+
+class IllegalCommandError(EventSagaError):
+    """The saga's state does not allow this; nothing was recorded.
+
+    Attributes:
+        command: What was asked for.
+        reason: Why it is refused.
+    """
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(command, reason)
+        self.command = command
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot {self.command}: {self.reason}"
+
+
+class PayloadError(EventSagaError):
+    """A value cannot be stored as JSON within the limits; nothing was written.
+
+    Attributes:
+        path: Where in the value, such as ``$.items[3].price``.
+        reason: What is wrong there.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class KeyConflictError(EventSagaError):
+    """The start key was already used with a different input; no saga was started.
+
+    Attributes:
+        saga_name: The definition.
+        key: The key that is taken.
+        saga_id: The saga that the key started.
+    """
+
+    def __init__(self, saga_name: str, key: str, saga_id: UUID) -> None:
+        super().__init__(saga_name, key, saga_id)
+        self.saga_name = saga_name
+        self.key = key
+        self.saga_id = saga_id
+
+    def __str__(self) -> str:
+        return (
+            f"key {self.key!r} of saga {self.saga_name!r} already started {self.saga_id} "
+            "with a different input"
+        )
+
+
+class SagaNotFoundError(EventSagaError):
+    """There is no saga with this id."""
+
+    def __init__(self, saga_id: UUID) -> None:
+        super().__init__(saga_id)
+        self.saga_id = saga_id
+
+    def __str__(self) -> str:
+        return f"there is no saga {self.saga_id}"
+
+
+class UnknownSagaError(EventSagaError):
+    """No definition of this name is registered with the orchestrator.
+
+    Attributes:
+        saga_name: The name that was asked for.
+        known: The registered names.
+    """
+
+    def __init__(self, saga_name: str, known: tuple[str, ...]) -> None:
+        super().__init__(saga_name, known)
+        self.saga_name = saga_name
+        self.known = known
+
+    def __str__(self) -> str:
+        known = ", ".join(sorted(self.known)) or "none"
+        return f"no saga {self.saga_name!r} is registered (registered: {known})"
+
+
+# -- fix the deployment -----------------------------------------------------------------
+
+
+class DatabaseUnavailableError(EventSagaError):
+    """PostgreSQL cannot be reached; the message holds no password."""
+
+
+class SchemaOutdatedError(EventSagaError):
+    """The database has another schema revision than this version of eventsaga needs.
+
+    Run ``eventsaga db upgrade``.
+
+    Attributes:
+        found: Revision in the database; None if the schema was never created.
+        needed: Revision that this code needs.
+    """
+
+    def __init__(self, found: str | None, needed: str) -> None:
+        super().__init__(found, needed)
+        self.found = found
+        self.needed = needed
+
+    def __str__(self) -> str:
+        found = f"is at revision {self.found}" if self.found else "has no eventsaga schema"
+        return f"the database {found}, revision {self.needed} is needed: run `eventsaga db upgrade`"
+
+
+class UnknownEventError(EventSagaError):
+    """A stored event has a name or schema version that this code does not know.
+
+    A newer eventsaga wrote it: upgrade this process before it touches the saga.
+    """
+
+    def __init__(self, stored_type: str, schema_version: int) -> None:
+        super().__init__(stored_type, schema_version)
+        self.stored_type = stored_type
+        self.schema_version = schema_version
+
+    def __str__(self) -> str:
+        return f"event {self.stored_type!r} with schema version {self.schema_version} is not known"
+
+
+class CorruptHistoryError(EventSagaError):
+    """A stored history cannot be read back; someone changed it or a backup is torn.
+
+    Attributes:
+        saga_id: The saga.
+        seq: The first event that does not fit.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, saga_id: UUID, seq: int, reason: str) -> None:
+        super().__init__(saga_id, seq, reason)
+        self.saga_id = saga_id
+        self.seq = seq
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"saga {self.saga_id}, event {self.seq}: {self.reason}"
+
+
+# -- retry ------------------------------------------------------------------------------
+
+
+class LeaseLostError(EventSagaError):
+    """This worker no longer owns the saga; what it wanted to append was not written.
+
+    Another worker has taken the saga over and continues it.
+    """
+
+    def __init__(self, saga_id: UUID) -> None:
+        super().__init__(saga_id)
+        self.saga_id = saga_id
+
+    def __str__(self) -> str:
+        return f"saga {self.saga_id} is owned by another worker now"
