@@ -1,0 +1,94 @@
+"""How does the schema change? Alembic's entry, for the command line and for `eventsaga db`.
+
+The scripts write the schema's default name; another one is put in its place by
+`eventsaga.store.postgres.sql.qualify`.
+"""
+
+import asyncio
+import os
+from typing import Any
+
+from alembic import context
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.schema import CreateSchema
+
+from eventsaga.store.postgres.connect import sqlalchemy_url
+from eventsaga.store.postgres.tables import metadata_in
+
+config = context.config
+_arguments = context.get_x_argument(as_dictionary=True)
+_schema = config.attributes.get("schema") or _arguments.get("schema") or "eventsaga"
+
+
+def _url() -> str:
+    url = (
+        config.attributes.get("url")
+        or _arguments.get("url")
+        or os.environ.get("EVENTSAGA_DATABASE_URL")
+    )
+    if not url:
+        raise SystemExit("set EVENTSAGA_DATABASE_URL, or pass -x url=postgresql://…")
+    return str(url)
+
+
+def _is_ours(name: str | None, kind: str, _parents: object) -> bool:
+    # Tables of the user's application in the same database are none of our business.
+    return kind != "schema" or name == _schema
+
+
+def _configure(connection: Connection | None) -> None:
+    options: dict[str, Any] = {
+        "target_metadata": metadata_in(_schema),
+        "version_table_schema": _schema,
+        "include_schemas": True,
+        "include_name": _is_ours,
+        "compare_server_default": True,
+        "compare_type": True,
+        "schema": _schema,
+    }
+    if connection is None:
+        context.configure(
+            dialect_name="postgresql",
+            literal_binds=True,
+            output_buffer=config.output_buffer,
+            **options,
+        )
+    else:
+        context.configure(connection=connection, **options)
+
+
+def _run_offline() -> None:
+    _configure(None)
+    with context.begin_transaction():
+        context.execute(f'CREATE SCHEMA IF NOT EXISTS "{_schema}"')
+        context.run_migrations()
+
+
+def _run(connection: Connection) -> None:
+    _configure(connection)
+    # Two processes that migrate at once would both find nothing: one waits for the other.
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+        {"name": f"eventsaga:{_schema}"},
+    )
+    connection.execute(CreateSchema(_schema, if_not_exists=True))
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def _run_online() -> None:
+    engine = create_async_engine(sqlalchemy_url(_url()), poolclass=pool.NullPool)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_run)
+    finally:
+        await engine.dispose()
+
+
+if context.is_offline_mode():
+    _run_offline()
+elif (given := config.attributes.get("connection")) is not None:
+    _run(given)
+else:
+    asyncio.run(_run_online())

@@ -1,0 +1,141 @@
+"""Who takes an unowned saga? Whoever locks its row first; the others skip it.
+
+A claim is one short commit and never held open during work. Three kinds of sagas are
+taken: those that are due, those that somebody wrote to while they slept, and those whose
+worker's lease has ended. A worker takes only what it has the definition of.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
+from uuid import UUID
+
+from eventsaga.errors import CorruptHistoryError, EventSagaError
+from eventsaga.store.ports import Claimed, DefinitionKey, StoredEvent
+from eventsaga.store.postgres.connect import Connection
+from eventsaga.store.postgres.read import stored_event
+
+# `claims` is raised by the claim itself: a saga that kills every process that runs it
+# is counted although nobody lives to say so.
+CLAIM: Final = """
+WITH mine AS MATERIALIZED (
+    SELECT * FROM unnest($2::text[], $3::int[], $4::text[]) AS d(name, version, fingerprint)
+), due AS (
+    SELECT s.saga_id, s.owner
+      FROM eventsaga.sagas s
+     WHERE s.owner IS NULL AND s.wake_at <= clock_timestamp()
+       AND (s.name, s.version, s.fingerprint) IN (SELECT name, version, fingerprint FROM mine)
+     ORDER BY s.wake_at
+     LIMIT $5
+       FOR UPDATE SKIP LOCKED
+), written_to AS (
+    SELECT s.saga_id, s.owner
+      FROM eventsaga.sagas s
+     WHERE s.owner IS NULL AND s.wake_at IS NOT NULL
+       AND s.saga_id IN (SELECT i.saga_id FROM eventsaga.inbox i)
+       AND (s.name, s.version, s.fingerprint) IN (SELECT name, version, fingerprint FROM mine)
+     LIMIT $5
+       FOR UPDATE SKIP LOCKED
+), orphaned AS (
+    SELECT s.saga_id, s.owner
+      FROM eventsaga.workers w
+      JOIN eventsaga.sagas s ON s.owner = w.worker_id
+     WHERE w.lease_until <= clock_timestamp()
+       AND (s.name, s.version, s.fingerprint) IN (SELECT name, version, fingerprint FROM mine)
+     LIMIT $5
+       -- A heartbeat in flight holds the worker's row: then its lease is not judged now.
+       FOR UPDATE OF s SKIP LOCKED
+       FOR SHARE OF w SKIP LOCKED
+), chosen AS (
+    SELECT saga_id, owner FROM due
+     UNION
+    SELECT saga_id, owner FROM written_to
+     UNION
+    SELECT saga_id, owner FROM orphaned
+     LIMIT $5
+)
+UPDATE eventsaga.sagas s
+   SET owner = $1::uuid, wake_at = NULL, claims = s.claims + 1
+  FROM chosen c
+ WHERE s.saga_id = c.saga_id
+RETURNING s.saga_id, s.claims, c.owner AS previous_owner
+"""
+
+OWNED: Final = """
+SELECT saga_id, claims, NULL::uuid AS previous_owner
+  FROM eventsaga.sagas
+ WHERE owner = $1::uuid AND NOT saga_id = ANY ($2::uuid[])
+"""
+
+HISTORIES: Final = """
+SELECT saga_id, seq, type, schema_version, data, occurred_at, recorded_at, worker_id, hash
+  FROM eventsaga.events
+ WHERE saga_id = ANY ($1::uuid[])
+ ORDER BY saga_id, seq
+"""
+
+
+async def claim(
+    connection: Connection,
+    statement: str,
+    worker_id: UUID,
+    definitions: Sequence[DefinitionKey],
+    limit: int,
+) -> list[Any]:
+    """Make *worker_id* the owner of at most *limit* sagas and return their rows."""
+    names, versions, fingerprints = (
+        [definition[part] for definition in definitions] for part in range(3)
+    )
+    return await connection.fetch(statement, worker_id, names, versions, fingerprints, limit)
+
+
+# By the database's clock: the caller's may not agree with it.
+GIVE_UP: Final = """
+UPDATE eventsaga.sagas s
+   SET owner = NULL, wake_at = coalesce(g.wake_at, clock_timestamp())
+  FROM unnest($2::uuid[], $3::timestamptz[]) AS g(saga_id, wake_at)
+ WHERE s.saga_id = g.saga_id AND s.owner = $1::uuid
+"""
+
+
+async def load(connection: Connection, statement: str, rows: Sequence[Any]) -> list[Claimed]:
+    """Return the claimed *rows* with their histories."""
+    if not rows:
+        return []
+    events = await connection.fetch(statement, [row["saga_id"] for row in rows])
+    histories = {
+        saga_id: list(group) for saga_id, group in groupby(events, key=itemgetter("saga_id"))
+    }
+    return [_claimed(row, histories.get(row["saga_id"], [])) for row in rows]
+
+
+def _claimed(row: Any, events: Sequence[Any]) -> Claimed:
+    history: tuple[StoredEvent, ...] = ()
+    unreadable: EventSagaError | None = None
+    try:
+        history = tuple(stored_event(event) for event in events)
+        if not history:
+            unreadable = CorruptHistoryError(row["saga_id"], 1, "the saga has no events")
+    except EventSagaError as error:
+        # One saga that cannot be read must not keep the others from being taken.
+        unreadable = error
+    return Claimed(
+        saga_id=row["saga_id"],
+        claims=row["claims"],
+        previous_owner=row["previous_owner"],
+        history=history,
+        unreadable=unreadable,
+    )
+
+
+async def give_up(
+    connection: Connection,
+    statement: str,
+    worker_id: UUID,
+    sagas: Sequence[tuple[UUID, datetime | None]],
+) -> None:
+    """Leave *sagas* to anybody, from an instant on; None for at once."""
+    saga_ids = [saga_id for saga_id, _ in sagas]
+    await connection.execute(statement, worker_id, saga_ids, [wake_at for _, wake_at in sagas])

@@ -1,0 +1,66 @@
+"""Who is alive? One row a worker, renewed by one statement, by the database's clock."""
+
+import os
+import socket
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from eventsaga.store.ports import Renewal
+from eventsaga.store.postgres.connect import Connection
+
+REGISTER: Final = """
+INSERT INTO eventsaga.workers (worker_id, host, pid, lease_until)
+VALUES ($1::uuid, $2::text, $3::int, clock_timestamp() + $4::interval)
+ON CONFLICT (worker_id) DO UPDATE SET lease_until = excluded.lease_until
+RETURNING clock_timestamp() AS now
+"""
+
+# A lease that has ended is never extended: somebody may have acted on its end already.
+RENEW: Final = """
+WITH renewed AS (
+    UPDATE eventsaga.workers
+       SET heartbeat_at = clock_timestamp(), lease_until = clock_timestamp() + $2::interval
+     WHERE worker_id = $1::uuid AND lease_until > clock_timestamp()
+ RETURNING worker_id
+)
+SELECT EXISTS (SELECT FROM renewed) AS granted, clock_timestamp() AS now
+"""
+
+# The sagas first: a lease that ends before its sagas are free would look like a crash.
+RELEASE: Final = """
+WITH freed AS (
+    UPDATE eventsaga.sagas SET owner = NULL, wake_at = clock_timestamp()
+     WHERE owner = $1::uuid
+ RETURNING saga_id
+), ended AS (
+    UPDATE eventsaga.workers SET lease_until = clock_timestamp()
+     WHERE worker_id = $1::uuid AND lease_until > clock_timestamp()
+)
+SELECT count(*) FROM freed
+"""
+
+
+async def register(
+    connection: Connection, statement: str, worker_id: UUID, lease: timedelta
+) -> datetime:
+    """Grant *worker_id* its first lease and return the database's clock."""
+    now: datetime = await connection.fetchval(
+        statement, worker_id, socket.gethostname(), os.getpid(), lease
+    )
+    return now
+
+
+async def renew(
+    connection: Connection, statement: str, worker_id: UUID, lease: timedelta
+) -> Renewal:
+    """Extend the lease of *worker_id*, unless it has ended."""
+    row = await connection.fetchrow(statement, worker_id, lease)
+    assert row is not None
+    return Renewal(granted=row["granted"], now=row["now"])
+
+
+async def release(connection: Connection, statement: str, worker_id: UUID) -> int:
+    """Give up all that *worker_id* owns, end its lease, and return the number of sagas."""
+    count: int = await connection.fetchval(statement, worker_id)
+    return count

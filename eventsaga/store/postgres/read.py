@@ -1,0 +1,121 @@
+"""What can be looked up? Sagas by id and by filter, and whole histories."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from eventsaga.core.state import Status
+from eventsaga.errors import CorruptHistoryError
+from eventsaga.store.ports import SagaRow, StoredEvent
+from eventsaga.store.postgres.connect import Connection
+from eventsaga.wire.codec import decode
+from eventsaga.wire.payload import load
+
+GET: Final = """
+SELECT saga_id, name, version, fingerprint, status, current_steps, context, error,
+       correlation_id, last_seq, created_at, updated_at, owner, wake_at
+  FROM eventsaga.sagas
+ WHERE saga_id = $1::uuid
+"""
+
+# Ids grow with time, so paging by id is paging by age and needs no further index.
+LIST: Final = """
+SELECT saga_id, name, version, fingerprint, status, current_steps, context, error,
+       correlation_id, last_seq, created_at, updated_at, owner, wake_at
+  FROM eventsaga.sagas
+ WHERE ($1::text[] IS NULL OR status = ANY ($1::text[]))
+   AND ($2::text IS NULL OR name = $2::text)
+   AND ($3::text IS NULL OR correlation_id = $3::text)
+   AND ($4::uuid IS NULL OR saga_id < $4::uuid)
+ ORDER BY saga_id DESC
+ LIMIT $5
+"""
+
+HISTORY: Final = """
+SELECT saga_id, seq, type, schema_version, data, occurred_at, recorded_at, worker_id, hash
+  FROM eventsaga.events
+ WHERE saga_id = $1::uuid
+ ORDER BY seq
+"""
+
+SETTLED: Final = """
+SELECT saga_id FROM eventsaga.sagas
+ WHERE saga_id = ANY ($1::uuid[]) AND owner IS NULL AND wake_at IS NULL
+"""
+
+# A saga that no living worker has the definition of waits for a deployment.
+STRANDED: Final = """
+SELECT s.name, s.version, s.fingerprint, count(*) AS sagas, min(s.created_at) AS oldest
+  FROM eventsaga.sagas s
+ WHERE s.owner IS NULL AND s.wake_at <= clock_timestamp()
+   AND (s.name, s.version, s.fingerprint) NOT IN (
+       SELECT * FROM unnest($1::text[], $2::int[], $3::text[]))
+ GROUP BY 1, 2, 3
+"""
+
+
+def saga_row(row: Any) -> SagaRow:
+    """Return a row of ``sagas`` as data."""
+    return SagaRow(
+        saga_id=row["saga_id"],
+        name=row["name"],
+        version=row["version"],
+        fingerprint=row["fingerprint"],
+        status=Status(row["status"]),
+        current_steps=tuple(row["current_steps"]),
+        context=load(row["context"]),
+        error=None if row["error"] is None else load(row["error"]),
+        correlation_id=row["correlation_id"],
+        last_seq=row["last_seq"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        owner=row["owner"],
+        wake_at=row["wake_at"],
+    )
+
+
+def stored_event(row: Any) -> StoredEvent:
+    """Return a row of ``events`` as data.
+
+    Raises:
+        UnknownEventError: If a newer eventsaga wrote it.
+        CorruptHistoryError: If its data is not what its name stands for.
+    """
+    try:
+        event = decode(row["type"], row["schema_version"], row["occurred_at"], row["data"])
+    except ValueError as error:
+        raise CorruptHistoryError(row["saga_id"], row["seq"], str(error)) from error
+    return StoredEvent(
+        saga_id=row["saga_id"],
+        seq=row["seq"],
+        event=event,
+        recorded_at=row["recorded_at"],
+        worker_id=row["worker_id"],
+        hash=row["hash"],
+    )
+
+
+async def get(connection: Connection, statement: str, saga_id: UUID) -> SagaRow | None:
+    """Return the row of *saga_id*; None if there is none."""
+    row = await connection.fetchrow(statement, saga_id)
+    return None if row is None else saga_row(row)
+
+
+async def list_sagas(  # noqa: PLR0917 - the filters, in the statement's order
+    connection: Connection,
+    statement: str,
+    statuses: Sequence[Status] | None,
+    name: str | None,
+    correlation_id: str | None,
+    before: UUID | None,
+    limit: int,
+) -> list[SagaRow]:
+    """Return at most *limit* rows, youngest first, that pass every filter that is given."""
+    wanted = None if statuses is None else [status.value for status in statuses]
+    rows = await connection.fetch(statement, wanted, name, correlation_id, before, limit)
+    return [saga_row(row) for row in rows]
+
+
+async def history(connection: Connection, statement: str, saga_id: UUID) -> tuple[StoredEvent, ...]:
+    """Return all events of *saga_id* in order; () if there is no such saga."""
+    return tuple(stored_event(row) for row in await connection.fetch(statement, saga_id))

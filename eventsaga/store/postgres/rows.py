@@ -1,0 +1,64 @@
+"""What goes to the server? Events as rows, in the parallel arrays that ``unnest`` takes.
+
+Hashing happens here, once per event: a row that is sent again, after its answer was lost,
+is the same to the last byte, so its hash tells whether the first one arrived.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from eventsaga.core.events import SagaEvent
+from eventsaga.wire.chain import SALT_BYTES, link
+from eventsaga.wire.codec import encode, schema_version, stored_name
+
+# Separates step names in a text; names are identifiers, so none contains it.
+STEP_SEPARATOR = ","
+
+
+class EventRow(NamedTuple):
+    """One event as it is stored; the order of the fields is that of the statements."""
+
+    saga_id: UUID
+    seq: int
+    type: str
+    schema_version: int
+    data: str
+    occurred_at: datetime
+    salt: bytes
+    hash: bytes
+
+
+def event_rows(
+    saga_id: UUID, events: Sequence[SagaEvent], *, after_seq: int, previous_hash: bytes
+) -> list[EventRow]:
+    """Return *events* as rows that continue the chain behind *previous_hash*."""
+    rows: list[EventRow] = []
+    salts = os.urandom(SALT_BYTES * len(events))
+    for index, event in enumerate(events):
+        name = stored_name(event)
+        data = encode(event)
+        salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
+        seq = after_seq + index + 1
+        previous_hash = link(previous_hash, saga_id, seq, name, event.at, salt, data)
+        rows.append(
+            EventRow(
+                saga_id,
+                seq,
+                name,
+                schema_version(name),
+                data.decode(),
+                event.at,
+                salt,
+                previous_hash,
+            )
+        )
+    return rows
+
+
+def columns(rows: Iterable[Sequence[Any]], width: int) -> list[list[Any]]:
+    """Return *rows* turned on their side: one list a column, also if there are no rows."""
+    turned = [list(column) for column in zip(*rows, strict=True)]
+    return turned or [[] for _ in range(width)]

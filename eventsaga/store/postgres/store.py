@@ -1,0 +1,246 @@
+"""How does all of it come together? The store that orchestrators and tools are given.
+
+It owns the connections and nothing else: every verb is a function of its own module.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any, Self
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from eventsaga.core.state import Status
+from eventsaga.errors import EventSagaError
+from eventsaga.settings import Settings
+from eventsaga.store.ports import (
+    Append,
+    Claimed,
+    DefinitionKey,
+    Message,
+    Renewal,
+    SagaRow,
+    Start,
+    StoredEvent,
+)
+from eventsaga.store.postgres import claim, define, lease, mail, read
+from eventsaga.store.postgres.connect import (
+    CONNECTION_ERRORS,
+    Connection,
+    Pool,
+    database_url,
+    open_pool,
+    unavailable,
+)
+from eventsaga.store.postgres.migrate import check_revision
+from eventsaga.store.postgres.sql import qualify
+from eventsaga.store.postgres.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """Every statement of the verbs, for the store's schema."""
+
+    claim_sagas: str = claim.CLAIM
+    owned_sagas: str = claim.OWNED
+    histories: str = claim.HISTORIES
+    give_up: str = claim.GIVE_UP
+    register_worker: str = lease.REGISTER
+    renew: str = lease.RENEW
+    release: str = lease.RELEASE
+    record_definitions: str = define.RECORD
+    post: str = mail.POST
+    read_mail: str = mail.READ
+    discard_mail: str = mail.DISCARD
+    sweep_mail: str = mail.SWEEP
+    get_saga: str = read.GET
+    list_sagas: str = read.LIST
+    history: str = read.HISTORY
+    settled: str = read.SETTLED
+    stranded: str = read.STRANDED
+
+    @classmethod
+    def in_schema(cls, schema: str) -> Self:
+        return cls(**{field.name: qualify(str(field.default), schema) for field in fields(cls)})
+
+
+class PostgresStore:
+    """Keeps sagas in PostgreSQL. Open it with ``async with``.
+
+    Args:
+        database: URL, or an engine whose URL is taken.
+        settings: Schema, pool and batch sizes, timeouts.
+
+    Raises:
+        DatabaseUnavailableError: On entry, if the database cannot be reached.
+        SchemaOutdatedError: On entry, if it was not migrated to this version.
+    """
+
+    def __init__(self, database: str | AsyncEngine, settings: Settings) -> None:
+        self.url = database_url(database)
+        self.settings = settings
+        self._sql = _Statements.in_schema(settings.schema)
+        self._writer = Writer(self.url, settings)
+        self._pool: Pool | None = None
+
+    async def __aenter__(self) -> Self:
+        self._pool = await open_pool(self.url, self.settings)
+        try:
+            async with self.connection() as connection:
+                await check_revision(connection, self.settings.schema)
+        except EventSagaError:
+            self._pool.terminate()
+            raise
+        self._writer.open()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        assert self._pool is not None
+        await self._writer.close(self.settings.drain_timeout.total_seconds())
+        self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Connection]:
+        """Lend a connection of the pool; it is not returned broken.
+
+        Raises:
+            DatabaseUnavailableError: If there is none, or it fails under the caller.
+        """
+        assert self._pool is not None, "the store is not open"
+        try:
+            timeout = self.settings.statement_timeout.total_seconds()
+            connection = await self._pool.acquire(timeout=timeout)
+        except CONNECTION_ERRORS as error:
+            raise unavailable(error, self.url) from error
+        try:
+            yield connection  # type: ignore[misc]
+        except CONNECTION_ERRORS as error:
+            # Whatever state it is in, nobody else shall meet it.
+            connection.terminate()
+            raise unavailable(error, self.url) from error
+        finally:
+            await self._pool.release(connection)
+
+    # -- what the runtime needs: see `Store` -----------------------------------------------
+
+    def append(self, append: Append, worker_id: UUID) -> None:
+        """Queue *append*; ``append.done`` is called when its outcome is known."""
+        self._writer.append(append, worker_id)
+
+    def start(self, start: Start, worker_id: UUID | None) -> None:
+        """Queue *start*; ``start.done`` is called when its outcome is known."""
+        self._writer.start(start, worker_id)
+
+    async def register_worker(self, worker_id: UUID, lease_time: timedelta) -> datetime:
+        """Grant the first lease and return the database's clock."""
+        async with self.connection() as connection:
+            return await lease.register(
+                connection, self._sql.register_worker, worker_id, lease_time
+            )
+
+    async def renew(self, worker_id: UUID, lease_time: timedelta) -> Renewal:
+        """Extend the lease if it has not ended."""
+        async with self.connection() as connection:
+            return await lease.renew(connection, self._sql.renew, worker_id, lease_time)
+
+    async def release(self, worker_id: UUID) -> int:
+        """End the lease, give up all sagas of the worker, and return their number."""
+        async with self.connection() as connection:
+            return await lease.release(connection, self._sql.release, worker_id)
+
+    async def register_definitions(self, graphs: Mapping[DefinitionKey, Mapping[str, Any]]) -> None:
+        """Record the shapes that a worker brings."""
+        async with self.connection() as connection:
+            await define.record(connection, self._sql.record_definitions, graphs)
+
+    async def claim(
+        self, worker_id: UUID, definitions: Sequence[DefinitionKey], limit: int
+    ) -> list[Claimed]:
+        """Take over at most *limit* sagas that are due, have mail, or lost their worker."""
+        async with self.connection() as connection:
+            rows = await claim.claim(
+                connection, self._sql.claim_sagas, worker_id, definitions, limit
+            )
+            return await claim.load(connection, self._sql.histories, rows)
+
+    async def load_owned(self, worker_id: UUID, known: Sequence[UUID]) -> list[Claimed]:
+        """Return what the worker owns beyond *known*, after an answer was lost."""
+        async with self.connection() as connection:
+            rows = await connection.fetch(self._sql.owned_sagas, worker_id, list(known))
+            return await claim.load(connection, self._sql.histories, rows)
+
+    async def give_up(self, worker_id: UUID, sagas: Sequence[tuple[UUID, datetime | None]]) -> None:
+        """Leave sagas of the worker to anybody, each from an instant on; None for now."""
+        async with self.connection() as connection:
+            await claim.give_up(connection, self._sql.give_up, worker_id, sagas)
+
+    async def read_mail(self, worker_id: UUID, limit: int) -> list[Message]:
+        """Return requests to sagas of this worker, oldest first."""
+        async with self.connection() as connection:
+            return await mail.read(connection, self._sql.read_mail, worker_id, limit)
+
+    async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
+        """Delete requests (saga id, message id) that cause no event."""
+        async with self.connection() as connection:
+            await mail.discard(connection, self._sql.discard_mail, message_ids)
+
+    # -- what clients and tools need -------------------------------------------------------
+
+    async def post(
+        self, saga_id: UUID, message_id: UUID, kind: str, data: Mapping[str, Any], actor: str
+    ) -> None:
+        """Leave a request for the owner of *saga_id*."""
+        async with self.connection() as connection:
+            await mail.post(connection, self._sql.post, saga_id, message_id, kind, data, actor)
+
+    async def sweep_mail(self) -> None:
+        """Delete requests to sagas that are settled."""
+        async with self.connection() as connection:
+            await connection.execute(self._sql.sweep_mail)
+
+    async def get(self, saga_id: UUID) -> SagaRow | None:
+        """Return the row of *saga_id*; None if there is none."""
+        async with self.connection() as connection:
+            return await read.get(connection, self._sql.get_saga, saga_id)
+
+    async def list_sagas(
+        self,
+        *,
+        statuses: Sequence[Status] | None = None,
+        name: str | None = None,
+        correlation_id: str | None = None,
+        before: UUID | None = None,
+        limit: int = 100,
+    ) -> list[SagaRow]:
+        """Return at most *limit* rows, youngest first, that pass every given filter."""
+        async with self.connection() as connection:
+            return await read.list_sagas(
+                connection, self._sql.list_sagas, statuses, name, correlation_id, before, limit
+            )
+
+    async def history(self, saga_id: UUID) -> tuple[StoredEvent, ...]:
+        """Return all events of *saga_id* in order; () if there is no such saga."""
+        async with self.connection() as connection:
+            return await read.history(connection, self._sql.history, saga_id)
+
+    async def settled(self, saga_ids: Sequence[UUID]) -> set[UUID]:
+        """Return which of *saga_ids* have ended or are parked."""
+        async with self.connection() as connection:
+            rows = await connection.fetch(self._sql.settled, list(saga_ids))
+        return {row["saga_id"] for row in rows}
+
+    async def stranded(
+        self, definitions: Sequence[DefinitionKey]
+    ) -> list[tuple[DefinitionKey, int, datetime]]:
+        """Return due sagas beyond *definitions*: their definition, number, oldest start."""
+        names, versions, fingerprints = (
+            [definition[part] for definition in definitions] for part in range(3)
+        )
+        async with self.connection() as connection:
+            rows = await connection.fetch(self._sql.stranded, names, versions, fingerprints)
+        return [
+            ((row["name"], row["version"], row["fingerprint"]), row["sagas"], row["oldest"])
+            for row in rows
+        ]

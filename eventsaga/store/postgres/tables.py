@@ -1,0 +1,146 @@
+"""Which tables are there? They serve Alembic's comparison; hot statements are plain SQL."""
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql.base import ischema_names
+from sqlalchemy.types import UserDefinedType
+
+SCHEMA: Final = "eventsaga"
+
+metadata: Final = MetaData(schema=SCHEMA)
+
+_INSTANT: Final = DateTime(timezone=True)
+
+
+def metadata_in(schema: str) -> MetaData:
+    """Return the tables as they are in a schema of another name."""
+    other = MetaData(schema=schema)
+    for table in metadata.sorted_tables:
+        table.to_metadata(other, schema=schema)
+    return other
+
+
+class _Xid8(UserDefinedType[int]):
+    """A transaction id that never wraps around; SQLAlchemy has no name for it."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_kw: object) -> str:
+        return "xid8"
+
+
+# Reflection looks names up here; without it Alembic warns that it cannot compare.
+ischema_names["xid8"] = _Xid8
+
+events: Final = Table(
+    "events",
+    metadata,
+    Column("saga_id", Uuid, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("schema_version", SmallInteger, nullable=False),
+    Column("data", JSON, nullable=True, comment="kept as the text that was hashed"),
+    Column("occurred_at", _INSTANT, nullable=False),
+    Column("recorded_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("worker_id", Uuid, nullable=True),
+    Column("txid", _Xid8(), nullable=False, server_default=text("pg_current_xact_id()")),
+    Column("salt", LargeBinary, nullable=True),
+    Column("hash", LargeBinary, nullable=False),
+    # The wall against two writers of one stream.
+    PrimaryKeyConstraint("saga_id", "seq", name="events_pkey"),
+    CheckConstraint("seq > 0", name="events_seq_check"),
+    comment="append-only: what happened to every saga, in order",
+)
+
+sagas: Final = Table(
+    "sagas",
+    metadata,
+    Column("saga_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("current_steps", ARRAY(Text), nullable=False),
+    Column("context", JSON, nullable=False, comment="as of the last change of status"),
+    Column("error", JSON, nullable=True),
+    Column("correlation_id", Text, nullable=False),
+    Column("last_seq", Integer, nullable=False),
+    Column("last_hash", LargeBinary, nullable=False),
+    Column("created_at", _INSTANT, nullable=False),
+    Column("updated_at", _INSTANT, nullable=False),
+    # The lease is not part of the projection.
+    Column("owner", Uuid, nullable=True, comment="worker that may append"),
+    Column("wake_at", _INSTANT, nullable=True, comment="when an unowned saga is due"),
+    Column("claims", Integer, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("saga_id", name="sagas_pkey"),
+    # No index holds a column that changes at every step, so step updates stay HOT.
+    Index("sagas_due", "wake_at", postgresql_where=text("owner IS NULL AND wake_at IS NOT NULL")),
+    Index("sagas_owned", "owner", postgresql_where=text("owner IS NOT NULL")),
+    comment="projection of events, one row a saga, and who may append",
+)
+
+workers: Final = Table(
+    "workers",
+    metadata,
+    Column("worker_id", Uuid, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("heartbeat_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("lease_until", _INSTANT, nullable=False),
+    PrimaryKeyConstraint("worker_id", name="workers_pkey"),
+    comment="one row per boot of a worker; its lease covers all sagas that it owns",
+)
+
+definitions: Final = Table(
+    "definitions",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("graph", JSON, nullable=False),
+    Column("first_seen_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    PrimaryKeyConstraint("name", "version", "fingerprint", name="definitions_pkey"),
+    comment="every shape of a saga that a worker has brought",
+)
+
+start_keys: Final = Table(
+    "start_keys",
+    metadata,
+    Column("saga_name", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("saga_id", Uuid, nullable=False),
+    Column("input_digest", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("saga_name", "key", name="start_keys_pkey"),
+    comment="which saga a start key stands for",
+)
+
+inbox: Final = Table(
+    "inbox",
+    metadata,
+    Column("saga_id", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    PrimaryKeyConstraint("saga_id", "id", name="inbox_pkey"),
+    comment="what others ask of a saga; its owner turns it into events",
+)

@@ -1,0 +1,82 @@
+"""What does a row of ``sagas`` say? The one place that derives it from a saga's events.
+
+The append writes it, `verify` recomputes it and `rebuild` repairs it; all three ask here.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from eventsaga.core.events import SagaEvent
+from eventsaga.core.state import State, Status, apply
+from eventsaga.wire.payload import dump
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """The columns of a row that are a fold of the saga's events.
+
+    Attributes:
+        context: JSON text of the context as of the last change of status.
+        error: JSON text of the error; None if there is none.
+    """
+
+    name: str
+    version: int
+    fingerprint: str
+    status: Status
+    current_steps: tuple[str, ...]
+    context: str
+    error: str | None
+    correlation_id: str
+    last_seq: int
+    created_at: datetime
+    updated_at: datetime
+
+
+def project(saga_id: UUID, events: Iterable[SagaEvent]) -> Projection:
+    """Return the row that *events*, a whole history, stand for."""
+    state = State(saga_id)
+    context: Mapping[str, Any] = {}
+    status: Status | None = None
+    for event in events:
+        apply(state, event)
+        if state.status is not status:
+            status, context = state.status, state.context
+    return Projection(
+        name=state.saga_name,
+        version=state.version,
+        fingerprint=state.fingerprint,
+        status=state.status,
+        current_steps=current_steps(state),
+        context=dump(context),
+        error=error_text(state),
+        correlation_id=state.correlation_id,
+        last_seq=state.seq,
+        created_at=state.created_at,
+        updated_at=state.updated_at,
+    )
+
+
+def current_steps(state: State) -> tuple[str, ...]:
+    """Return the steps that are running or waiting, none once the saga is settled."""
+    return () if state.status.is_settled else tuple(sorted(state.open_steps))
+
+
+def error_of(state: State) -> dict[str, Any] | None:
+    """Return why the saga goes back or waits, as JSON data; None if it does neither."""
+    if state.turn is not None:
+        step, message, at = state.turn.step, state.turn.message, state.turn.at
+    elif state.status is Status.PARKED:
+        step, message, at = None, state.park_message, state.updated_at
+    else:
+        return None
+    return {"step_name": step, "message": message, "timestamp": at.isoformat()}
+
+
+def error_text(state: State) -> str | None:
+    """Return `error_of` as JSON text."""
+    error = error_of(state)
+    return None if error is None else dump(error)
