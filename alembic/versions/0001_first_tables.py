@@ -73,6 +73,7 @@ _UPGRADE = (
         worker_id    uuid        NOT NULL CONSTRAINT workers_pkey PRIMARY KEY,
         host         text        NOT NULL,
         pid          integer     NOT NULL,
+        definitions  text[]      NOT NULL,
         started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
         heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         lease_until  timestamptz NOT NULL

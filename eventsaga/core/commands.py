@@ -31,13 +31,19 @@ class Wake:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordSuccess:
-    """An attempt returned. *result* is the patch of the context, checked and JSON."""
+    """An attempt returned.
+
+    Attributes:
+        result: The patch of the context, checked and JSON.
+        hold: Record it and start nothing: the worker is about to stop.
+    """
 
     at: datetime
     step: StepName
     attempt: int
     operation: Operation
     result: JsonObject | None = None
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,8 @@ class RecordFailure:
         retryable: False if another attempt is useless.
         retry_after: Wait this long instead of the policy's backoff.
         jitter: Random number in [0, 1) for the backoff.
+        effect_happened: The function returned, but its result was refused.
+        hold: Record it and start nothing: the worker is about to stop.
     """
 
     at: datetime
@@ -59,6 +67,8 @@ class RecordFailure:
     jitter: float
     retryable: bool = True
     retry_after: timedelta | None = None
+    effect_happened: bool = False
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +76,10 @@ class RecordDoubt:
     """An attempt ended without an answer, for example by a timeout.
 
     Attributes:
+        retryable: False if another attempt is not wanted.
         retry_after: Wait this long instead of the policy's backoff.
         jitter: Random number in [0, 1) for the backoff.
+        hold: Record it and start nothing: the worker is about to stop.
     """
 
     at: datetime
@@ -77,7 +89,9 @@ class RecordDoubt:
     error_type: str
     message: str
     jitter: float
+    retryable: bool = True
     retry_after: timedelta | None = None
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

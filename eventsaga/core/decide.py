@@ -202,7 +202,7 @@ def _on_attempt_ended(draft: _Draft, command: RecordSuccess | RecordFailure | Re
             draft.emit(_in_doubt(command, _retry_at(draft, step, command)))
         case _:
             assert_never(command)
-    _advance(draft, command.at)
+    _advance(draft, command.at, hold=command.hold)
 
 
 def _succeeded(draft: _Draft, command: RecordSuccess) -> SagaEvent:
@@ -220,14 +220,23 @@ def _succeeded(draft: _Draft, command: RecordSuccess) -> SagaEvent:
 
 
 def _failed(command: RecordFailure, retry_at: datetime | None) -> SagaEvent:
-    forward = command.operation is Operation.EXECUTE
-    return (StepFailed if forward else StepCompensationFailed)(
+    if command.operation is Operation.COMPENSATE:
+        return StepCompensationFailed(
+            at=command.at,
+            step=command.step,
+            attempt=command.attempt,
+            error_type=command.error_type,
+            message=command.message,
+            retry_at=retry_at,
+        )
+    return StepFailed(
         at=command.at,
         step=command.step,
         attempt=command.attempt,
         error_type=command.error_type,
         message=command.message,
         retry_at=retry_at,
+        effect_happened=True if command.effect_happened else None,
     )
 
 
@@ -267,7 +276,7 @@ def _retry_at(
     forward = command.operation is Operation.EXECUTE
     if forward and draft.state.turn is not None:
         return None  # the saga goes back: nothing is tried again
-    if isinstance(command, RecordFailure) and not command.retryable:
+    if not command.retryable:
         return None
     wait = _policy(draft, command.step, command.operation).wait_after(
         (step.spent if forward else step.undo_spent) + 1, command.jitter
@@ -326,13 +335,19 @@ def _interrupt(draft: _Draft, at: datetime, error_type: str, message: str) -> No
 # -- what follows -------------------------------------------------------------------------
 
 
-def _advance(draft: _Draft, at: datetime) -> None:
-    """Emit everything that is due in the state that the draft has reached."""
+def _advance(draft: _Draft, at: datetime, *, hold: bool = False) -> None:
+    """Emit everything that is due in the state that the draft has reached.
+
+    Args:
+        draft: The decision so far.
+        at: The time.
+        hold: Begin nothing; only an end that has been reached is recorded.
+    """
     state = draft.state
     if state.status in (Status.PENDING, Status.RUNNING):
         if state.turn is None:
-            _advance_forward(draft, at)
-        elif next(state.open_in(Phase.RUNNING), None) is None:
+            _advance_forward(draft, at, hold=hold)
+        elif not hold and next(state.open_in(Phase.RUNNING), None) is None:
             draft.emit(
                 CompensationStarted(
                     at=at,
@@ -342,18 +357,21 @@ def _advance(draft: _Draft, at: datetime) -> None:
                 )
             )
     if state.status is Status.COMPENSATING:
-        _advance_backward(draft, at)
+        _advance_backward(draft, at, hold=hold)
 
 
-def _advance_forward(draft: _Draft, at: datetime) -> None:
+def _advance_forward(draft: _Draft, at: datetime, *, hold: bool) -> None:
     definition, state = draft.definition, draft.state
+    if state.succeeded == len(definition.steps):
+        draft.emit(SagaCompleted(at=at))
+        return
+    if hold:
+        return
     for name in _due(state, Phase.WAITING, at):
         _start_step(draft, name, state.steps[name].attempt + 1, at)
     for name in definition.steps:
         if name not in state.steps and _may_start(definition, state, name):
             _start_step(draft, name, 1, at)
-    if state.succeeded == len(definition.steps):
-        draft.emit(SagaCompleted(at=at))
 
 
 def _may_start(definition: SagaDefinition, state: State, name: StepName) -> bool:
@@ -368,9 +386,12 @@ def _start_step(draft: _Draft, name: StepName, attempt: int, at: datetime) -> No
     draft.emit(StepStarted(at=at, step=name, attempt=attempt, idempotency_key=key))
 
 
-def _advance_backward(draft: _Draft, at: datetime) -> None:
+def _advance_backward(draft: _Draft, at: datetime, *, hold: bool) -> None:
     state = draft.state
-    for name in (*_due(state, Phase.COMPENSATION_WAITING, at), *_next_to_compensate(draft)):
+    due = (*_due(state, Phase.COMPENSATION_WAITING, at), *_next_to_compensate(draft))
+    if due and hold:
+        return
+    for name in due:
         step = state.steps[name]
         draft.emit(
             StepCompensationStarted(

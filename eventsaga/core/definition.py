@@ -77,7 +77,10 @@ class StepDefinition:
         compensable: Whether there is a compensation.
         retry: Policy of the effect.
         compensate_retry: Policy of the compensation.
-        timeout: Limit of one attempt, of either kind; a longer one is in doubt.
+        timeout: Limit of one attempt, of either kind; a longer one is in doubt. Positive.
+
+    Raises:
+        DefinitionError: If the timeout is not positive.
     """
 
     name: StepName
@@ -85,6 +88,10 @@ class StepDefinition:
     retry: RetryPolicy = RetryPolicy()
     compensate_retry: RetryPolicy = RetryPolicy()
     timeout: timedelta = timedelta(seconds=30)
+
+    def __post_init__(self) -> None:
+        if self.timeout <= timedelta(0):
+            raise DefinitionError("timeout must be positive")
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,8 @@ class StepFailed:
         error_type: Name of the exception class.
         message: What the step reported. Stored as is, so no secrets.
         retry_at: The next attempt is due then; None if none is left.
+        effect_happened: True if, against the rule, the effect did happen: the function
+            returned, and its result was refused. Such a step is compensated.
     """
 
     at: datetime
@@ -128,6 +130,7 @@ class StepFailed:
     error_type: str
     message: str
     retry_at: datetime | None = None
+    effect_happened: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ class StepState:
         phase: Where it stands.
         attempt: Number of the last attempt of the effect.
         spent: Attempts of the effect that count against its policy.
-        doubted: An attempt ended without an answer, and none has succeeded.
+        doubted: An attempt may have had its effect, and none has succeeded.
         retry_at: When the next attempt, of either kind, is due.
         result: What the step returned.
         undo_attempt: Number of the last attempt of the compensation.
@@ -113,6 +113,11 @@ class StepState:
     def is_open(self) -> bool:
         """Whether an attempt is running or will follow."""
         return self.phase in _OPEN_PHASES
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the effect may have happened, nobody knows, and it is not undone."""
+        return self.doubted and self.phase is not Phase.COMPENSATED
 
     @property
     def may_have_happened(self) -> bool:
@@ -282,7 +287,8 @@ def _apply_forward(state: State, event: StepStarted | StepSucceeded | StepFailed
             elif event.result:
                 state.context = {**state.context, **event.result}
         case StepFailed():
-            _end_attempt(state, event, spends=True, in_doubt=False)
+            in_doubt = event.effect_happened is True
+            _end_attempt(state, event, spends=True, in_doubt=in_doubt)
         case _:
             assert_never(event)
 

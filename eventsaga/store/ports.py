@@ -10,6 +10,8 @@ from eventsaga.core.events import SagaEvent
 from eventsaga.core.state import State, Status
 from eventsaga.errors import EventSagaError
 from eventsaga.wire.chain import GENESIS
+from eventsaga.wire.codec import encode, stored_name
+from eventsaga.wire.payload import load
 
 DefinitionKey = tuple[str, int, str]
 """Name, version and fingerprint: what a worker must have to claim a saga."""
@@ -113,6 +115,17 @@ class StoredEvent:
     worker_id: UUID | None
     hash: bytes
 
+    @property
+    def type(self) -> str:
+        """The name under which the event is stored."""
+        return stored_name(self.event)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The event's data as JSON."""
+        data: dict[str, Any] = load(encode(self.event).decode())
+        return data
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
@@ -176,6 +189,17 @@ class Renewal:
     now: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranded:
+    """Sagas that are due and bound to a definition that no living worker has."""
+
+    name: str
+    version: int
+    fingerprint: str
+    sagas: int
+    since: datetime
+
+
 class Store(Protocol):
     """Where sagas are kept. All methods but the first two are coroutines.
 
@@ -191,11 +215,13 @@ class Store(Protocol):
         """Queue *start*; ``start.done`` is called when its outcome is known."""
         ...
 
-    async def register_worker(self, worker_id: UUID, lease: timedelta) -> datetime:
+    async def register_worker(
+        self, worker_id: UUID, lease_time: timedelta, definitions: Sequence[DefinitionKey]
+    ) -> datetime:
         """Grant the first lease and return the database's clock."""
         ...
 
-    async def renew(self, worker_id: UUID, lease: timedelta) -> Renewal:
+    async def renew(self, worker_id: UUID, lease_time: timedelta) -> Renewal:
         """Extend the lease if it has not ended."""
         ...
 
@@ -219,6 +245,10 @@ class Store(Protocol):
 
     async def give_up(self, worker_id: UUID, sagas: Sequence[tuple[UUID, datetime | None]]) -> None:
         """Leave sagas of the worker to anybody, each from an instant on; None for now."""
+        ...
+
+    async def stranded(self) -> list[Stranded]:
+        """Return what waits for a definition that no living worker has."""
         ...
 
     async def read_mail(self, worker_id: UUID, limit: int) -> list[Message]:

@@ -8,9 +8,9 @@ written, and the error names the place. Also the only module that turns data int
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeGuard, cast
+from typing import Any, Final, TypeGuard, TypeVar, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from eventsaga.errors import PayloadError
@@ -20,6 +20,8 @@ WARN_BYTES: Final = 256_000
 MAX_DEPTH: Final = 64
 # Python refuses to print integers of more than 4,300 digits, by default.
 _MAX_INT_BITS: Final = 4096
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -54,6 +56,23 @@ def to_json_object(value: Mapping[str, Any] | BaseModel, *, what: str = "$") -> 
     plain: dict[str, Any] = _plain(data, what, 0)
     check_size(dump(plain), what)
     return plain
+
+
+def to_model(model: type[Model], text: str, *, what: str = "$") -> Model:
+    """Return the *model* that JSON *text* stands for; fields go by name or by alias.
+
+    Raises:
+        PayloadError: If the text does not fit the model; it does not repeat the value.
+    """
+    try:
+        return model.model_validate_json(text, by_alias=True, by_name=True)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False, include_input=False, include_context=False)
+        path = what + "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
+        )
+        more = f" (and {len(others)} more)" if others else ""
+        raise PayloadError(path, first["msg"] + more) from error
 
 
 def check_size(text: str, what: str) -> int:

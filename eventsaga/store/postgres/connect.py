@@ -93,8 +93,14 @@ async def open_connection(url: str, settings: Settings) -> Connection:
     return connection
 
 
-async def open_pool(url: str, settings: Settings) -> Pool:
-    """Open the pool for everything but appends.
+async def open_pool(url: str, settings: Settings, size: int, *, eager: bool = True) -> Pool:
+    """Open a pool for everything but appends.
+
+    Args:
+        url: The database.
+        settings: Timeouts.
+        size: Connections at most.
+        eager: Whether to connect at once, and so to find out that there is no database.
 
     Raises:
         DatabaseUnavailableError: If the database cannot be reached.
@@ -102,8 +108,8 @@ async def open_pool(url: str, settings: Settings) -> Pool:
     try:
         return await asyncpg.create_pool(
             url,
-            min_size=1,
-            max_size=settings.pool_size,
+            min_size=1 if eager else 0,
+            max_size=size,
             timeout=settings.statement_timeout.total_seconds(),
             command_timeout=settings.statement_timeout.total_seconds(),
             **_cache_options(settings),

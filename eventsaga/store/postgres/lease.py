@@ -2,16 +2,17 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from eventsaga.store.ports import Renewal
+from eventsaga.store.ports import DefinitionKey, Renewal
 from eventsaga.store.postgres.connect import Connection
 
 REGISTER: Final = """
-INSERT INTO eventsaga.workers (worker_id, host, pid, lease_until)
-VALUES ($1::uuid, $2::text, $3::int, clock_timestamp() + $4::interval)
+INSERT INTO eventsaga.workers (worker_id, host, pid, definitions, lease_until)
+VALUES ($1::uuid, $2::text, $3::int, $4::text[], clock_timestamp() + $5::interval)
 ON CONFLICT (worker_id) DO UPDATE SET lease_until = excluded.lease_until
 RETURNING clock_timestamp() AS now
 """
@@ -42,11 +43,16 @@ SELECT count(*) FROM freed
 
 
 async def register(
-    connection: Connection, statement: str, worker_id: UUID, lease: timedelta
+    connection: Connection,
+    statement: str,
+    worker_id: UUID,
+    lease: timedelta,
+    definitions: Sequence[DefinitionKey],
 ) -> datetime:
     """Grant *worker_id* its first lease and return the database's clock."""
+    brought = [":".join(map(str, definition)) for definition in definitions]
     now: datetime = await connection.fetchval(
-        statement, worker_id, socket.gethostname(), os.getpid(), lease
+        statement, worker_id, socket.gethostname(), os.getpid(), brought, lease
     )
     return now
 

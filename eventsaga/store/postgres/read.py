@@ -6,7 +6,7 @@ from uuid import UUID
 
 from eventsaga.core.state import Status
 from eventsaga.errors import CorruptHistoryError
-from eventsaga.store.ports import SagaRow, StoredEvent
+from eventsaga.store.ports import SagaRow, StoredEvent, Stranded
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.wire.codec import decode
 from eventsaga.wire.payload import load
@@ -43,14 +43,27 @@ SELECT saga_id FROM eventsaga.sagas
  WHERE saga_id = ANY ($1::uuid[]) AND owner IS NULL AND wake_at IS NULL
 """
 
-# A saga that no living worker has the definition of waits for a deployment.
+# A few seconds of grace: a saga that is just due is waiting for the next poll only.
 STRANDED: Final = """
-SELECT s.name, s.version, s.fingerprint, count(*) AS sagas, min(s.created_at) AS oldest
-  FROM eventsaga.sagas s
- WHERE s.owner IS NULL AND s.wake_at <= clock_timestamp()
-   AND (s.name, s.version, s.fingerprint) NOT IN (
-       SELECT * FROM unnest($1::text[], $2::int[], $3::text[]))
- GROUP BY 1, 2, 3
+WITH waiting AS (
+    SELECT s.name, s.version, s.fingerprint, s.wake_at AS since
+      FROM eventsaga.sagas s
+     WHERE s.owner IS NULL AND s.wake_at < clock_timestamp() - interval '5 s'
+     UNION ALL
+    SELECT s.name, s.version, s.fingerprint, w.lease_until
+      FROM eventsaga.workers w
+      JOIN eventsaga.sagas s ON s.owner = w.worker_id
+     WHERE w.lease_until < clock_timestamp() - interval '5 s'
+), brought AS (
+    SELECT unnest(w.definitions) AS definition
+      FROM eventsaga.workers w
+     WHERE w.lease_until > clock_timestamp()
+)
+SELECT name, version, fingerprint, count(*) AS sagas, min(since) AS since
+  FROM waiting
+ WHERE concat_ws(':', name, version, fingerprint) NOT IN (SELECT definition FROM brought)
+ GROUP BY name, version, fingerprint
+ ORDER BY since
 """
 
 
@@ -119,3 +132,8 @@ async def list_sagas(  # noqa: PLR0917 - the filters, in the statement's order
 async def history(connection: Connection, statement: str, saga_id: UUID) -> tuple[StoredEvent, ...]:
     """Return all events of *saga_id* in order; () if there is no such saga."""
     return tuple(stored_event(row) for row in await connection.fetch(statement, saga_id))
+
+
+async def stranded(connection: Connection, statement: str) -> list[Stranded]:
+    """Return what waits for a definition that no living worker has."""
+    return [Stranded(**dict(row)) for row in await connection.fetch(statement)]

@@ -6,11 +6,16 @@ waits for the first to commit, finds the key taken, and is told whose it is.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 from uuid import UUID
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from eventsaga.errors import KeyConflictError
 from eventsaga.store.ports import Refused, Start, Started, StartResult
+from eventsaga.store.postgres.connect import Connection
 from eventsaga.store.postgres.rows import STEP_SEPARATOR, EventRow, columns, event_rows
 from eventsaga.store.projection import current_steps
 from eventsaga.wire.chain import GENESIS
@@ -166,3 +171,48 @@ def answer(encoded: EncodedStart, row: Any) -> StartResult | None:
     if row["input_digest"] != encoded.saga.digest:
         return Refused(KeyConflictError(encoded.saga.name, encoded.saga.key or "", owner))
     return Started(owner, created=False)
+
+
+async def start_within(
+    connection: object, statement: str, read_back: str, start: Start
+) -> StartResult:
+    """Create a saga inside the transaction that is open on *connection*.
+
+    Args:
+        connection: An `AsyncSession`, an `AsyncConnection`, or one of asyncpg.
+        statement: `START`, for the store's schema.
+        read_back: `READ_BACK`, for the store's schema.
+        start: Unowned.
+
+    Raises:
+        TypeError: If *connection* is none of these.
+    """
+    encoded = encode_start(start)
+    if await _fetch(connection, statement, start_arguments([encoded], None)):
+        return encoded.started()
+    (row,) = await _fetch(connection, read_back, read_back_arguments([encoded]))
+    result = answer(encoded, row)
+    # The key's owner is not visible to the caller's snapshot (REPEATABLE READ).
+    return result or Refused(
+        KeyConflictError(encoded.saga.name, start.state.key or "", start.state.saga_id)
+    )
+
+
+def _is_asyncpg(connection: object) -> TypeGuard[Connection]:
+    return isinstance(connection, asyncpg.Connection | PoolConnectionProxy)
+
+
+async def _fetch(connection: object, statement: str, arguments: Sequence[Any]) -> Sequence[Any]:
+    if isinstance(connection, AsyncSession):
+        connection = await connection.connection()
+    if isinstance(connection, AsyncConnection):
+        # Through SQLAlchemy, which opens its transaction with the first statement.
+        result = await connection.exec_driver_sql(statement, tuple(arguments))
+        return result.mappings().all()
+    if _is_asyncpg(connection):
+        rows: Sequence[Any] = await connection.fetch(statement, *arguments)
+        return rows
+    kind = type(connection).__name__
+    raise TypeError(
+        f"connection must be an AsyncSession, an AsyncConnection or asyncpg's, not {kind}"
+    )

@@ -23,9 +23,12 @@ from eventsaga.store.ports import (
     Renewal,
     SagaRow,
     Start,
+    StartResult,
     StoredEvent,
+    Stranded,
 )
 from eventsaga.store.postgres import claim, define, lease, mail, read
+from eventsaga.store.postgres import start as starting
 from eventsaga.store.postgres.connect import (
     CONNECTION_ERRORS,
     Connection,
@@ -60,6 +63,8 @@ class _Statements:
     history: str = read.HISTORY
     settled: str = read.SETTLED
     stranded: str = read.STRANDED
+    start: str = starting.START
+    read_back_start: str = starting.READ_BACK
 
     @classmethod
     def in_schema(cls, schema: str) -> Self:
@@ -84,34 +89,45 @@ class PostgresStore:
         self._sql = _Statements.in_schema(settings.schema)
         self._writer = Writer(self.url, settings)
         self._pool: Pool | None = None
+        # Heartbeats never wait behind other queries.
+        self._heart: Pool | None = None
 
     async def __aenter__(self) -> Self:
-        self._pool = await open_pool(self.url, self.settings)
+        self._pool = await open_pool(self.url, self.settings, self.settings.pool_size)
+        self._heart = await open_pool(self.url, self.settings, 1, eager=False)
         try:
             async with self.connection() as connection:
                 await check_revision(connection, self.settings.schema)
         except EventSagaError:
-            self._pool.terminate()
+            self._terminate()
             raise
         self._writer.open()
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        assert self._pool is not None
         await self._writer.close(self.settings.drain_timeout.total_seconds())
-        self._pool.terminate()
+        self._terminate()
+
+    def _terminate(self) -> None:
+        for pool in (self._pool, self._heart):
+            if pool is not None:
+                pool.terminate()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncGenerator[Connection]:
+    async def connection(self, *, heart: bool = False) -> AsyncGenerator[Connection]:
         """Lend a connection of the pool; it is not returned broken.
+
+        Args:
+            heart: Whether to take the one that is kept for heartbeats.
 
         Raises:
             DatabaseUnavailableError: If there is none, or it fails under the caller.
         """
-        assert self._pool is not None, "the store is not open"
+        pool = self._heart if heart else self._pool
+        assert pool is not None, "the store is not open"
         try:
             timeout = self.settings.statement_timeout.total_seconds()
-            connection = await self._pool.acquire(timeout=timeout)
+            connection = await pool.acquire(timeout=timeout)
         except CONNECTION_ERRORS as error:
             raise unavailable(error, self.url) from error
         try:
@@ -121,7 +137,7 @@ class PostgresStore:
             connection.terminate()
             raise unavailable(error, self.url) from error
         finally:
-            await self._pool.release(connection)
+            await pool.release(connection)
 
     # -- what the runtime needs: see `Store` -----------------------------------------------
 
@@ -133,16 +149,18 @@ class PostgresStore:
         """Queue *start*; ``start.done`` is called when its outcome is known."""
         self._writer.start(start, worker_id)
 
-    async def register_worker(self, worker_id: UUID, lease_time: timedelta) -> datetime:
+    async def register_worker(
+        self, worker_id: UUID, lease_time: timedelta, definitions: Sequence[DefinitionKey]
+    ) -> datetime:
         """Grant the first lease and return the database's clock."""
         async with self.connection() as connection:
             return await lease.register(
-                connection, self._sql.register_worker, worker_id, lease_time
+                connection, self._sql.register_worker, worker_id, lease_time, definitions
             )
 
     async def renew(self, worker_id: UUID, lease_time: timedelta) -> Renewal:
         """Extend the lease if it has not ended."""
-        async with self.connection() as connection:
+        async with self.connection(heart=True) as connection:
             return await lease.renew(connection, self._sql.renew, worker_id, lease_time)
 
     async def release(self, worker_id: UUID) -> int:
@@ -231,16 +249,26 @@ class PostgresStore:
             rows = await connection.fetch(self._sql.settled, list(saga_ids))
         return {row["saga_id"] for row in rows}
 
-    async def stranded(
-        self, definitions: Sequence[DefinitionKey]
-    ) -> list[tuple[DefinitionKey, int, datetime]]:
-        """Return due sagas beyond *definitions*: their definition, number, oldest start."""
-        names, versions, fingerprints = (
-            [definition[part] for definition in definitions] for part in range(3)
-        )
+    async def stranded(self) -> list[Stranded]:
+        """Return what waits for a definition that no living worker has."""
         async with self.connection() as connection:
-            rows = await connection.fetch(self._sql.stranded, names, versions, fingerprints)
-        return [
-            ((row["name"], row["version"], row["fingerprint"]), row["sagas"], row["oldest"])
-            for row in rows
-        ]
+            return await read.stranded(connection, self._sql.stranded)
+
+    async def now(self) -> datetime:
+        """Return the database's clock."""
+        async with self.connection() as connection:
+            now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        return now
+
+    async def start_within(self, connection: object, start: Start) -> StartResult:
+        """Create a saga inside the transaction that is open on *connection*.
+
+        Args:
+            connection: An `AsyncSession`, an `AsyncConnection`, or one of asyncpg.
+            start: Unowned; ``start.done`` is not called.
+
+        Raises:
+            TypeError: If *connection* is none of these.
+        """
+        sql = self._sql
+        return await starting.start_within(connection, sql.start, sql.read_back_start, start)

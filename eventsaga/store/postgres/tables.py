@@ -1,6 +1,6 @@
 """Which tables are there? They serve Alembic's comparison; hot statements are plain SQL."""
 
-from typing import Final
+from typing import Any, Final, cast
 
 from sqlalchemy import (
     JSON,
@@ -47,7 +47,7 @@ class _Xid8(UserDefinedType[int]):
 
 
 # Reflection looks names up here; without it Alembic warns that it cannot compare.
-ischema_names["xid8"] = _Xid8
+cast("dict[str, Any]", ischema_names)["xid8"] = _Xid8
 
 events: Final = Table(
     "events",
@@ -102,6 +102,7 @@ workers: Final = Table(
     Column("worker_id", Uuid, nullable=False),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
+    Column("definitions", ARRAY(Text), nullable=False),
     Column("started_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
     Column("heartbeat_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
     Column("lease_until", _INSTANT, nullable=False),

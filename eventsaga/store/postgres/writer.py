@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
-import structlog
-
+from eventsaga.observe.log import logger
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Append, Committed, Fenced, Refused, Start
 from eventsaga.store.postgres import append as appending
@@ -37,7 +36,7 @@ from eventsaga.store.postgres.start import EncodedStart, encode_start
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 
-_log: Any = structlog.get_logger("eventsaga.store")
+_log = logger("store")
 
 _Result = TypeVar("_Result")
 Item = TypeVar("Item", EncodedAppend, EncodedStart)

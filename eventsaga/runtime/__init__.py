@@ -1,0 +1,13 @@
+"""Who does the work? A worker that owns sagas, drives each by its state, and recovers them.
+
+The modules in import order::
+
+    clock      what time is it          the database's, carried on by the monotonic clock
+    context    what a step is given     `StepContext`
+    http       what a step sends        keys and correlation ids on every request
+    outcome    what an error means      failed, in doubt, wait
+    execute    how an attempt runs      one function call, one outcome
+    run        one saga in memory       commands in, appends and attempts out
+    lease      may this worker act      heartbeat and its margin
+    worker     all sagas of a process   claim, recover, mail, drain
+"""

@@ -1,0 +1,420 @@
+"""All sagas of a process: claimed, driven, recovered, and handed over at the end.
+
+The worker owns no logic of sagas: it finds those that nobody drives, gives each a `Run`,
+and passes on what arrives for them. Recovery is what `_adopt` does after every claim.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from eventsaga.core.commands import Park, Recover, RequestCancel, Wake
+from eventsaga.core.events import ParkReason
+from eventsaga.core.state import Phase, State, replay
+from eventsaga.errors import DatabaseUnavailableError, EventSagaError
+from eventsaga.observe.log import logger
+from eventsaga.runtime.clock import Clock, DatabaseClock
+from eventsaga.runtime.execute import Tools
+from eventsaga.runtime.http import shared_transport
+from eventsaga.runtime.lease import Lease
+from eventsaga.runtime.run import Run
+from eventsaga.saga import Saga
+from eventsaga.settings import Settings
+from eventsaga.store.ports import (
+    Append,
+    Claimed,
+    DefinitionKey,
+    Message,
+    Start,
+    Started,
+    StartResult,
+    Store,
+)
+
+_log = logger("worker")
+
+_CLAIM_BATCH: Final = 200
+_SHORTEST_POLL: Final = 0.02
+_MAIL_BATCH: Final = 200
+_REPORT_SECONDS: Final = 30.0
+_BREATH: Final = timedelta(seconds=10)
+
+
+def definition_key(saga: Saga[Any]) -> DefinitionKey:
+    """Return what a worker must have to run sagas of *saga*."""
+    definition = saga.definition
+    return definition.name, definition.version, definition.fingerprint
+
+
+class Worker:
+    """Runs sagas until it is told to stop.
+
+    Args:
+        store: Where sagas are kept.
+        sagas: What it can run, by definition.
+        settings: Limits and times.
+        clock: The database's time, which the worker's heartbeat keeps.
+        settled: Called with the id of each saga that ended or was parked here.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        sagas: Mapping[DefinitionKey, Saga[Any]],
+        settings: Settings,
+        clock: DatabaseClock,
+        settled: Callable[[UUID], None],
+    ) -> None:
+        self.settings = settings
+        self.draining = False
+        self._store = store
+        self._sagas = sagas
+        self._settled = settled
+        self._clock = clock
+        self._lease = Lease(
+            store,
+            settings,
+            clock,
+            tuple(sagas),
+            lost=self._lease_lost,
+            regained=self._lease_regained,
+        )
+        self.tools = Tools(
+            clock=self._clock,
+            transport=shared_transport(settings.max_concurrency),
+            threads=ThreadPoolExecutor(settings.thread_pool, thread_name_prefix="eventsaga-step"),
+        )
+        self._runs: dict[UUID, Run] = {}
+        self._starting: set[UUID] = set()
+        self._poke = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._chores: set[asyncio.Task[None]] = set()
+        # The answer to a claim may have been lost: what it took must be looked up.
+        self._claim_in_doubt = False
+        self._starved = False
+        self._reported_at = float("-inf")
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take a lease and begin to claim.
+
+        Raises:
+            DatabaseUnavailableError: If the database cannot be reached.
+        """
+        await self._store.register_definitions(
+            {key: saga.definition.shape() for key, saga in self._sagas.items()}
+        )
+        await self._lease.acquire()
+        self._tasks = [
+            asyncio.create_task(self._lease.keep(), name="eventsaga-lease"),
+            asyncio.create_task(self._watch(), name="eventsaga-claims"),
+        ]
+        _log.info("worker_started", worker_id=str(self.worker_id), sagas=sorted(self.saga_names))
+
+    async def drain(self) -> None:
+        """Stop claiming, let running attempts end, give everything up, and stop.
+
+        Attempts that do not end within ``drain_timeout`` are cut short and recorded as
+        interrupted; another worker runs them again with the same key.
+        """
+        if self.draining:
+            return
+        self.draining = True
+        self._poke.set()
+        watcher = self._tasks.pop()
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+        if not await self._quiet_within(self.settings.drain_timeout):
+            for run in tuple(self._runs.values()):
+                if run.is_busy:
+                    run.hand_over()
+            await self._quiet_within(self.settings.lease)
+        await self._leave()
+
+    async def close(self) -> None:
+        """Drain, and free what the worker held."""
+        await self.drain()
+        for task in (*self._tasks, *self._chores):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._chores, return_exceptions=True)
+        await self.tools.transport.aclose()
+        # A thread cannot be stopped: one that hangs must not hold up the process.
+        self.tools.threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _leave(self) -> None:
+        for run in tuple(self._runs.values()):
+            run.abandon()
+        self._runs.clear()
+        try:
+            async with asyncio.timeout(self.settings.lease.total_seconds()):
+                released = await self._store.release(self.worker_id)
+            _log.info("worker_stopped", worker_id=str(self.worker_id), released=released)
+        except (DatabaseUnavailableError, TimeoutError) as error:
+            # As good as a crash: the lease ends by itself.
+            _log.warning("worker_stopped_without_release", error=str(error))
+
+    async def _quiet_within(self, limit: timedelta) -> bool:
+        try:
+            async with asyncio.timeout(limit.total_seconds()):
+                while self._starting or any(run.is_busy for run in self._runs.values()):
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # -- starting --------------------------------------------------------------------------
+
+    @property
+    def saga_names(self) -> set[str]:
+        """Names of the sagas that this worker runs."""
+        return {name for name, _, _ in self._sagas}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a new saga can be driven here from its first moment."""
+        return not self.draining and self._room > 0 and self._lease.is_safe
+
+    @property
+    def _room(self) -> int:
+        return self.settings.max_concurrency - len(self._runs) - len(self._starting)
+
+    def runs(self, saga_id: UUID) -> bool:
+        """Whether the saga is driven by this worker now."""
+        return saga_id in self._runs or saga_id in self._starting
+
+    def start(self, saga: Saga[Any], start: Start) -> None:
+        """Create a saga that this worker drives from its first moment."""
+        saga_id, done = start.state.saga_id, start.done
+
+        def started(result: StartResult) -> None:
+            self._starting.discard(saga_id)
+            if isinstance(result, Started) and result.created:
+                self._drive(Run(saga, start.state, result.last_hash, self))
+            self._quiet.set()
+            done(result)
+
+        self._starting.add(saga_id)
+        start.done = started
+        self._store.start(start, self.worker_id)
+
+    def poke(self) -> None:
+        """Look for due sagas and mail now, not at the next poll."""
+        self._poke.set()
+
+    # -- what a run asks for: see `Host` ---------------------------------------------------
+
+    @property
+    def worker_id(self) -> UUID:
+        """The identity under which this process owns sagas now."""
+        return self._lease.worker_id
+
+    @property
+    def clock(self) -> Clock:
+        """The database's time."""
+        return self._clock
+
+    @property
+    def may_start_effects(self) -> bool:
+        """Whether enough of the lease is left to begin something."""
+        return self._lease.is_safe
+
+    def append(self, append: Append) -> None:
+        """Append for this worker."""
+        self._store.append(append, self.worker_id)
+
+    def discard_mail(self, saga_id: UUID, message_id: UUID) -> None:
+        """Delete a request that caused no event."""
+        self._do(self._store.discard_mail([(saga_id, message_id)]))
+
+    def ended(self, run: Run, *, settled: bool) -> None:
+        """Take note that *run* is over here."""
+        self._forget(run)
+        if settled:
+            self._settled(run.saga_id)
+
+    def give_up(self, run: Run, wake_at: datetime) -> None:
+        """Leave a saga that has nothing to do until *wake_at* to anybody."""
+        self._forget(run)
+        self._do(self._store.give_up(self.worker_id, [(run.saga_id, wake_at)]))
+
+    def fenced(self, run: Run) -> None:
+        """Take note that another worker owns the saga."""
+        self._forget(run)
+        _log.warning("saga_lost", saga_id=str(run.saga_id), worker_id=str(self.worker_id))
+
+    def failed(self, run: Run, error: Exception) -> None:
+        """Let the saga rest for a while: it is not its fault, and not for this moment."""
+        self._forget(run)
+        _log.error("saga_stopped", saga_id=str(run.saga_id), exc_info=error)
+        rest = self._clock.now() + _BREATH
+        self._do(self._store.give_up(self.worker_id, [(run.saga_id, rest)]))
+
+    def _forget(self, run: Run) -> None:
+        if self._runs.get(run.saga_id) is run:
+            del self._runs[run.saga_id]
+        self._quiet.set()
+        if self._starved and self._room >= min(
+            _CLAIM_BATCH, self.settings.max_concurrency // 4 or 1
+        ):
+            self._poke.set()
+
+    def _do(self, chore: Any) -> None:
+        task = asyncio.ensure_future(self._careful(chore))
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    async def _careful(self, chore: Any) -> None:
+        try:
+            await chore
+        except DatabaseUnavailableError as error:
+            # Whatever it was, the next look at the tables finds it undone.
+            self._claim_in_doubt = True
+            _log.warning("chore_failed", error=str(error))
+
+    # -- leases ----------------------------------------------------------------------------
+
+    def _lease_lost(self, previous: UUID) -> None:
+        _log.error("lease_lost", worker_id=str(previous), sagas=len(self._runs))
+        for run in tuple(self._runs.values()):
+            run.abandon()
+        self._runs.clear()
+        self._poke.set()
+
+    def _lease_regained(self) -> None:
+        for run in tuple(self._runs.values()):
+            run.perform()
+
+    # -- claiming and recovering -----------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Poll for work: often while there is some, rarely while there is none."""
+        longest = self.settings.poll.total_seconds()
+        pause = _SHORTEST_POLL
+        while True:
+            try:
+                found = await self._look() if self._lease.is_safe else 0
+            except DatabaseUnavailableError as error:
+                self._claim_in_doubt = True
+                found = 0
+                _log.warning("claim_failed", error=str(error))
+            pause = _SHORTEST_POLL if found else min(longest, pause * 2)
+            if found < _CLAIM_BATCH:
+                await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        self._poke.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._poke.wait()
+        except TimeoutError:
+            pass
+
+    async def _look(self) -> int:
+        """Take what is due and read mail; return how much was found."""
+        worker_id = self.worker_id
+        claimed: list[Claimed] = []
+        if self._claim_in_doubt:
+            known = [*self._runs, *self._starting]
+            claimed = await self._store.load_owned(worker_id, known)
+            self._claim_in_doubt = False
+        limit = min(self._room, _CLAIM_BATCH)
+        if limit > 0:
+            claimed += await self._store.claim(worker_id, tuple(self._sagas), limit)
+        # More may be due than there is room for: the next room that there is, is used.
+        self._starved = limit <= len(claimed)
+        if worker_id != self.worker_id:
+            return 1  # the lease was lost meanwhile: these sagas are not ours any more
+        for saga in claimed:
+            self._adopt(saga)
+        await self._report_stranded()
+        messages = await self._store.read_mail(worker_id, _MAIL_BATCH)
+        for message in messages:
+            self._pass_on(message)
+        return max(len(claimed), len(messages))
+
+    async def _report_stranded(self) -> None:
+        """Say, now and then, which sagas wait for a definition that no worker has."""
+        now = self._clock.monotonic()
+        if now - self._reported_at < _REPORT_SECONDS:
+            return
+        self._reported_at = now
+        for stranded in await self._store.stranded():
+            _log.warning(
+                "sagas_without_worker",
+                saga_name=stranded.name,
+                version=stranded.version,
+                fingerprint=stranded.fingerprint,
+                sagas=stranded.sagas,
+                since=stranded.since.isoformat(),
+            )
+
+    def _adopt(self, claimed: Claimed) -> None:
+        """Go on with a saga where its history ends."""
+        if claimed.saga_id in self._runs:
+            return
+        try:
+            run = self._loaded(claimed)
+        except EventSagaError as error:
+            _log.error("saga_unreadable", saga_id=str(claimed.saga_id), error=str(error))
+            rest = self._clock.now() + _BREATH
+            self._do(self._store.give_up(self.worker_id, [(claimed.saga_id, rest)]))
+            return
+        self._runs[run.saga_id] = run
+        now = max(self._clock.now(), run.state.updated_at)
+        previous = self._previous_owner(claimed, run.state)
+        if claimed.claims > self.settings.poison_claims:
+            run.submit(_park_poison(now, claimed.claims))
+        elif previous is not None:
+            _log.info("saga_recovered", saga_id=str(run.saga_id), previous=str(previous))
+            run.submit(Recover(at=now, worker_id=self.worker_id, previous_worker_id=previous))
+        else:
+            run.submit(Wake(at=now))
+
+    def _loaded(self, claimed: Claimed) -> Run:
+        if claimed.unreadable is not None:
+            raise claimed.unreadable
+        events = (stored.event for stored in claimed.history)
+        state = replay(events, State(claimed.saga_id))
+        saga = self._sagas[state.saga_name, state.version, state.fingerprint]
+        return Run(saga, state, claimed.history[-1].hash, self)
+
+    def _previous_owner(self, claimed: Claimed, state: State) -> UUID | None:
+        """Return who may have left attempts behind; None if nobody did."""
+        if claimed.previous_owner is not None:
+            return claimed.previous_owner
+        if next(state.in_phase(Phase.RUNNING, Phase.COMPENSATING), None) is None:
+            return None
+        # An attempt that nobody owns: whoever wrote last had it.
+        return claimed.history[-1].worker_id or self.worker_id
+
+    def _drive(self, run: Run) -> None:
+        self._runs[run.saga_id] = run
+        run.perform()
+
+    def _pass_on(self, message: Message) -> None:
+        run = self._runs.get(message.saga_id)
+        if run is None:
+            return  # just started or just ended here; read again if it is still ours
+        if message.kind == "cancel":
+            reason = str(message.data.get("reason", ""))
+            now = max(self._clock.now(), run.state.updated_at)
+            command = RequestCancel(at=now, reason=reason, actor=message.actor)
+            run.submit(command, message.message_id)
+        else:
+            _log.error("message_not_understood", kind=message.kind, saga_id=str(run.saga_id))
+            self.discard_mail(message.saga_id, message.message_id)
+
+
+def _park_poison(now: datetime, claims: int) -> Park:
+    return Park(
+        at=now,
+        reason=ParkReason.POISON,
+        message=f"taken over {claims - 1} times in a row without progress",
+        remedy="find out why the process dies while it runs this saga, then retry",
+    )
