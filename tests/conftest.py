@@ -62,7 +62,7 @@ def template(server_url: str) -> Iterator[str]:
 def database(server_url: str, template: str) -> Iterator[str]:
     """URL of a migrated database that belongs to one test."""
     name = f"eventsaga_test_{uuid4().hex[:12]}"
-    create = f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"
+    create = f"CREATE DATABASE {name} TEMPLATE {template}"
     asyncio.run(execute(server_url, create))
     yield in_database(server_url, name)
     asyncio.run(execute(server_url, f"DROP DATABASE {name} WITH (FORCE)"))
