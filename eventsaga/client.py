@@ -294,7 +294,8 @@ class Orchestrator:
             raise PayloadError(what, f"saga {saga.name!r} takes {wanted}, not {kind}")
         plain = to_json_object(context, what=what)
         # Back and forth once: what is stored is what every later load will see.
-        return to_json_object(to_model(saga.context, dump(plain), what=what), what=what)
+        model = to_model(saga.context, dump(plain), what=what)
+        return plain if isinstance(context, BaseModel) else to_json_object(model, what=what)
 
     def _prepared(
         self,
@@ -395,15 +396,16 @@ class Orchestrator:
             TimeoutError: If it takes longer than *timeout* seconds; the saga goes on.
             SagaNotFoundError: If there is no such saga.
         """
-        state = await self.get(saga_id)
-        if state.status.is_settled:
-            return state
+        if self._worker is None or not self._worker.runs(saga_id):
+            state = await self.get(saga_id)
+            if state.status.is_settled:
+                return state
         try:
             async with asyncio.timeout(timeout):
-                await self._waiting.wait(saga_id)
+                settled = await self._waiting.wait(saga_id)
         except TimeoutError:
             raise TimeoutError(f"saga {saga_id} is not finished after {timeout:g} s") from None
-        return await self.get(saga_id)
+        return await self.get(saga_id) if settled is None else self._view(settled)
 
     def _view(self, state: State) -> SagaState[Any]:
         saga = self._sagas.get((state.saga_name, state.version, state.fingerprint))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
+from eventsaga.core.state import State
 from eventsaga.errors import DatabaseUnavailableError
 from eventsaga.observe.log import logger
 
@@ -30,19 +31,19 @@ class Waiting:
     def __init__(self, store: _Store) -> None:
         self.runs_here: Callable[[UUID], bool] = _nowhere
         self._store = store
-        self._waiters: defaultdict[UUID, set[asyncio.Future[None]]] = defaultdict(set)
+        self._waiters: defaultdict[UUID, set[asyncio.Future[State | None]]] = defaultdict(set)
         self._poller: asyncio.Task[None] | None = None
         self._pause = _SHORTEST
 
-    async def wait(self, saga_id: UUID) -> None:
-        """Return when the saga has ended or is parked."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def wait(self, saga_id: UUID) -> State | None:
+        """Return when the saga has ended or is parked: its state, if that was here."""
+        waiter: asyncio.Future[State | None] = asyncio.get_running_loop().create_future()
         self._waiters[saga_id].add(waiter)
         self._pause = _SHORTEST
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll(), name="eventsaga-waiting")
         try:
-            await waiter
+            return await waiter
         finally:
             waiters = self._waiters.get(saga_id)
             if waiters is not None:
@@ -50,11 +51,11 @@ class Waiting:
                 if not waiters:
                     del self._waiters[saga_id]
 
-    def settled(self, saga_id: UUID) -> None:
-        """Tell all who wait for the saga."""
+    def settled(self, saga_id: UUID, state: State | None = None) -> None:
+        """Tell all who wait for the saga; *state* if it settled in this process."""
         for waiter in self._waiters.pop(saga_id, ()):
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(state)
 
     async def close(self) -> None:
         """Stop polling."""

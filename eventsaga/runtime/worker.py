@@ -57,7 +57,7 @@ class Worker:
         sagas: What it can run, by definition.
         settings: Limits and times.
         clock: The database's time, which the worker's heartbeat keeps.
-        settled: Called with the id of each saga that ended or was parked here.
+        settled: Called with the id and state of each saga that ended or was parked here.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Worker:
         sagas: Mapping[DefinitionKey, Saga[Any]],
         settings: Settings,
         clock: DatabaseClock,
-        settled: Callable[[UUID], None],
+        settled: Callable[[UUID, State], None],
     ) -> None:
         self.settings = settings
         self.draining = False
@@ -236,7 +236,7 @@ class Worker:
         """Take note that *run* is over here."""
         self._forget(run)
         if settled:
-            self._settled(run.saga_id)
+            self._settled(run.saga_id, run.state)
 
     def give_up(self, run: Run, wake_at: datetime) -> None:
         """Leave a saga that has nothing to do until *wake_at* to anybody."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeGuard, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
 
 from eventsaga.errors import PayloadError
 
@@ -23,12 +23,10 @@ _MAX_INT_BITS: Final = 4096
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-
 
 def dump(value: Any) -> str:
     """Return the JSON text of *value*, which is plain JSON data already."""
-    return _encode(value)
+    return to_json(value).decode()
 
 
 def dump_canonical(value: Any) -> str:
@@ -38,7 +36,7 @@ def dump_canonical(value: Any) -> str:
 
 def load(text: str) -> Any:
     """Return the data that JSON *text* stands for."""
-    return json.loads(text)
+    return from_json(text, allow_inf_nan=False)
 
 
 def to_json_object(value: Mapping[str, Any] | BaseModel, *, what: str = "$") -> dict[str, Any]:
