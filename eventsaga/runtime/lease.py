@@ -85,6 +85,9 @@ class Lease:
                 _log.warning("lease_not_renewed", worker_id=str(self.worker_id), error=str(error))
                 # Soon, but not in step with every other worker that waits for the database.
                 pause = random.uniform(0.1, _RETRY_SECONDS)  # noqa: S311 - not for secrets
+            except Exception:  # noqa: BLE001 - a heart that stops for a bug takes everything with it
+                _log.exception("lease_not_renewed", worker_id=str(self.worker_id))
+                pause = _RETRY_SECONDS
 
     async def _renew(self) -> None:
         sent = self._clock.monotonic()

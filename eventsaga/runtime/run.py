@@ -181,6 +181,13 @@ class Run:
     def _pump(self) -> None:
         if self._appending or self.is_over or not self._mailbox:
             return
+        try:
+            self._decide()
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not strand the saga
+            self.abandon()
+            self._host.failed(self, error)
+
+    def _decide(self) -> None:
         state, events = self.state, list[SagaEvent]()
         messages: list[UUID] = []
         while self._mailbox:

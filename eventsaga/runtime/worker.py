@@ -14,7 +14,7 @@ from uuid import UUID
 from eventsaga.core.commands import Park, Recover, RequestCancel, Wake
 from eventsaga.core.events import ParkReason
 from eventsaga.core.state import Phase, State, replay
-from eventsaga.errors import DatabaseUnavailableError, EventSagaError
+from eventsaga.errors import DatabaseUnavailableError
 from eventsaga.observe.log import logger
 from eventsaga.runtime.clock import Clock, DatabaseClock
 from eventsaga.runtime.execute import Tools
@@ -190,18 +190,19 @@ class Worker:
 
     def start(self, saga: Saga[Any], start: Start) -> None:
         """Create a saga that this worker drives from its first moment."""
-        saga_id, done = start.state.saga_id, start.done
+        saga_id, done, owner = start.state.saga_id, start.done, self.worker_id
 
         def started(result: StartResult) -> None:
             self._starting.discard(saga_id)
-            if isinstance(result, Started) and result.created:
+            # If the lease was lost meanwhile, the saga is an orphan like any other.
+            if isinstance(result, Started) and result.created and owner == self.worker_id:
                 self._drive(Run(saga, start.state, result.last_hash, self))
             self._quiet.set()
             done(result)
 
         self._starting.add(saga_id)
         start.done = started
-        self._store.start(start, self.worker_id)
+        self._store.start(start, owner)
 
     def poke(self) -> None:
         """Look for due sagas and mail now, not at the next poll."""
@@ -303,6 +304,10 @@ class Worker:
                 self._claim_in_doubt = True
                 found = 0
                 _log.warning("claim_failed", error=str(error))
+            except Exception:  # noqa: BLE001 - one look that fails must not be the last one
+                self._claim_in_doubt = True
+                found = 0
+                _log.exception("claim_failed")
             pause = _SHORTEST_POLL if found else min(longest, pause * 2)
             if found < _CLAIM_BATCH:
                 await self._pause(pause)
@@ -360,8 +365,8 @@ class Worker:
             return
         try:
             run = self._loaded(claimed)
-        except EventSagaError as error:
-            _log.error("saga_unreadable", saga_id=str(claimed.saga_id), error=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is wrong with it alone
+            _log.error("saga_unreadable", saga_id=str(claimed.saga_id), error=repr(error))
             rest = self._clock.now() + _BREATH
             self._do(self._store.give_up(self.worker_id, [(claimed.saga_id, rest)]))
             return

@@ -7,7 +7,7 @@ written, and the error names the place. Also the only module that turns data int
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeGuard, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
@@ -110,8 +110,7 @@ def _plain_mapping(value: Mapping[Any, Any], path: str, depth: int) -> dict[str,
     plain: dict[str, Any] = {}
     for key, item in value.items():
         if not isinstance(key, str):
-            kind = type(key).__name__
-            raise PayloadError(path, f"key {_brief(key)} is of type {kind}, not a string")
+            raise _key_refused(key, path)
         plain[_plain_text(key, path)] = _plain(
             item, f"{path}.{_brief(key, quote=False)}", depth + 1
         )
@@ -156,10 +155,39 @@ def _converted(value: Any, path: str) -> Any:
 
 def _model_data(model: BaseModel, path: str) -> Any:
     try:
+        _refuse_what_dumping_hides(model, path, 0)
         return model.model_dump(mode="json", by_alias=False, warnings=False)
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         kind = type(model).__name__
         raise PayloadError(path, f"{kind} cannot be written as JSON: {error}") from error
+
+
+def _refuse_what_dumping_hides(value: Any, path: str, depth: int) -> None:
+    """Find what pydantic would quietly rewrite: NaN becomes null, and 1 the same key as "1"."""
+    if depth > MAX_DEPTH:
+        raise PayloadError(path, f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, float):
+        _plain_number(value, path)
+    for part, item in _parts(value, path):
+        _refuse_what_dumping_hides(item, path + part, depth + 1)
+
+
+def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield what *value* holds, each with its step of the path."""
+    if isinstance(value, BaseModel):
+        yield from ((f".{name}", item) for name, item in value)
+    elif _is_mapping(value):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _key_refused(key, path)
+            yield f".{_brief(key, quote=False)}", item
+    elif isinstance(value, list | tuple):
+        items = cast("Sequence[Any]", value)
+        yield from ((f"[{number}]", item) for number, item in enumerate(items))
+
+
+def _key_refused(key: object, path: str) -> PayloadError:
+    return PayloadError(path, f"key {_brief(key)} is of type {type(key).__name__}, not a string")
 
 
 def _brief(key: object, *, quote: bool = True) -> str:

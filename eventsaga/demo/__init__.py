@@ -1,0 +1,1 @@
+"""How do I try it? Four real services, an order saga over them, and a drive through both."""
