@@ -63,7 +63,9 @@ def main() -> None:
     console = Console()
     rates: dict[str, list[float]] = {name: [] for name, _, _ in ROWS}
     cpu: dict[str, list[float]] = {name: [] for name, _, _ in ROWS}
-    with embedded_postgres(ephemeral=True) as server:
+    # A temporary server does not sync by default; here the disk is part of the question.
+    durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+    with embedded_postgres(ephemeral=True, settings=durable) as server:
         migrate.upgrade(server.url, schema="eventsaga")
         for number in range(options.rounds + 1):
             for name, workload, in_flight in ROWS:

@@ -5,6 +5,7 @@ and passes on what arrives for them. Recovery is what `_adopt` does after every 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -39,7 +40,8 @@ _log = logger("worker")
 _CLAIM_BATCH: Final = 200
 _SHORTEST_POLL: Final = 0.02
 _MAIL_BATCH: Final = 200
-_REPORT_SECONDS: Final = 30.0
+_GLANCE_SECONDS: Final = 0.1
+_LOOK_AROUND_SECONDS: Final = 30.0
 _BREATH: Final = timedelta(seconds=10)
 
 
@@ -96,7 +98,7 @@ class Worker:
         # The answer to a claim may have been lost: what it took must be looked up.
         self._claim_in_doubt = False
         self._starved = False
-        self._reported_at = float("-inf")
+        self._looked_around_at = float("-inf")
 
     # -- life ------------------------------------------------------------------------------
 
@@ -159,13 +161,15 @@ class Worker:
             _log.warning("worker_stopped_without_release", error=str(error))
 
     async def _quiet_within(self, limit: timedelta) -> bool:
-        try:
-            async with asyncio.timeout(limit.total_seconds()):
-                while self._starting or any(run.is_busy for run in self._runs.values()):
-                    self._quiet.clear()
+        until = self._clock.monotonic() + limit.total_seconds()
+        while self._starting or any(run.is_busy for run in self._runs.values()):
+            if self._clock.monotonic() > until:
+                return False
+            self._quiet.clear()
+            # A run may fall quiet without leaving: hence also a look now and then.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GLANCE_SECONDS):
                     await self._quiet.wait()
-        except TimeoutError:
-            return False
         return True
 
     # -- starting --------------------------------------------------------------------------
@@ -314,11 +318,9 @@ class Worker:
 
     async def _pause(self, seconds: float) -> None:
         self._poke.clear()
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._poke.wait()
-        except TimeoutError:
-            pass
 
     async def _look(self) -> int:
         """Take what is due and read mail; return how much was found."""
@@ -337,18 +339,19 @@ class Worker:
             return 1  # the lease was lost meanwhile: these sagas are not ours any more
         for saga in claimed:
             self._adopt(saga)
-        await self._report_stranded()
+        await self._look_around()
         messages = await self._store.read_mail(worker_id, _MAIL_BATCH)
         for message in messages:
             self._pass_on(message)
         return max(len(claimed), len(messages))
 
-    async def _report_stranded(self) -> None:
-        """Say, now and then, which sagas wait for a definition that no worker has."""
+    async def _look_around(self) -> None:
+        """Now and then: tidy the inbox, and say what waits for a definition nobody has."""
         now = self._clock.monotonic()
-        if now - self._reported_at < _REPORT_SECONDS:
+        if now - self._looked_around_at < _LOOK_AROUND_SECONDS:
             return
-        self._reported_at = now
+        self._looked_around_at = now
+        await self._store.sweep_mail()
         for stranded in await self._store.stranded():
             _log.warning(
                 "sagas_without_worker",

@@ -255,6 +255,10 @@ class Store(Protocol):
         """Return requests to sagas of this worker, oldest first."""
         ...
 
+    async def sweep_mail(self) -> None:
+        """Delete requests to sagas that are settled: nobody will answer them."""
+        ...
+
     async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
         """Delete requests (saga id, message id) that cause no event."""
         ...

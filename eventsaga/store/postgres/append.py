@@ -20,7 +20,7 @@ from eventsaga.wire.payload import dump
 # connection that a pooler may give to somebody else.
 APPEND: Final = """
 WITH bounded AS MATERIALIZED (
-    SELECT set_config('lock_timeout', '2s', true)
+    SELECT set_config('lock_timeout', '500ms', true)
 ), moved AS (
     SELECT m.*
       FROM bounded,

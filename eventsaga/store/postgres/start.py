@@ -24,7 +24,7 @@ from eventsaga.wire.payload import dump
 # Keys are inserted in order: two batches that share keys cannot wait for each other.
 START: Final = """
 WITH bounded AS MATERIALIZED (
-    SELECT set_config('lock_timeout', '10s', true)
+    SELECT set_config('lock_timeout', '1s', true)
 ), given AS (
     SELECT g.*
       FROM bounded,

@@ -3,17 +3,18 @@
 It owns the connections and nothing else: every verb is a function of its own module.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventsaga.core.state import Status
-from eventsaga.errors import EventSagaError
+from eventsaga.errors import DatabaseUnavailableError, EventSagaError
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
     Append,
@@ -35,11 +36,38 @@ from eventsaga.store.postgres.connect import (
     Pool,
     database_url,
     open_pool,
+    outcome_is_unknown,
     unavailable,
 )
 from eventsaga.store.postgres.migrate import check_revision
 from eventsaga.store.postgres.sql import qualify
 from eventsaga.store.postgres.writer import Writer
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
+
+
+def _asked_again(
+    verb: Callable[Concatenate["PostgresStore", _Arguments], Awaitable[_Answer]],
+) -> Callable[Concatenate["PostgresStore", _Arguments], Coroutine[Any, Any, _Answer]]:
+    """Send *verb*, which does no harm twice, once more if its connection broke.
+
+    After a restart of the server every pooled connection is broken: the first error makes
+    the pool drop them all, so the second try is on a fresh one.
+    """
+
+    @wraps(verb)
+    async def twice(
+        store: "PostgresStore", /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> _Answer:
+        try:
+            return await verb(store, *args, **kwargs)
+        except DatabaseUnavailableError as error:
+            if error.__cause__ is None or not outcome_is_unknown(error.__cause__):
+                raise
+        return await verb(store, *args, **kwargs)
+
+    return twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +161,9 @@ class PostgresStore:
         try:
             yield connection  # type: ignore[misc]
         except CONNECTION_ERRORS as error:
-            # Whatever state it is in, nobody else shall meet it.
+            # Whatever state it is in, nobody else shall meet it, nor its siblings.
             connection.terminate()
+            await pool.expire_connections()
             raise unavailable(error, self.url) from error
         finally:
             await pool.release(connection)
@@ -149,6 +178,7 @@ class PostgresStore:
         """Queue *start*; ``start.done`` is called when its outcome is known."""
         self._writer.start(start, worker_id)
 
+    @_asked_again
     async def register_worker(
         self, worker_id: UUID, lease_time: timedelta, definitions: Sequence[DefinitionKey]
     ) -> datetime:
@@ -158,16 +188,19 @@ class PostgresStore:
                 connection, self._sql.register_worker, worker_id, lease_time, definitions
             )
 
+    @_asked_again
     async def renew(self, worker_id: UUID, lease_time: timedelta) -> Renewal:
         """Extend the lease if it has not ended."""
         async with self.connection(heart=True) as connection:
             return await lease.renew(connection, self._sql.renew, worker_id, lease_time)
 
+    @_asked_again
     async def release(self, worker_id: UUID) -> int:
         """End the lease, give up all sagas of the worker, and return their number."""
         async with self.connection() as connection:
             return await lease.release(connection, self._sql.release, worker_id)
 
+    @_asked_again
     async def register_definitions(self, graphs: Mapping[DefinitionKey, Mapping[str, Any]]) -> None:
         """Record the shapes that a worker brings."""
         async with self.connection() as connection:
@@ -183,22 +216,26 @@ class PostgresStore:
             )
             return await claim.load(connection, self._sql.histories, rows)
 
+    @_asked_again
     async def load_owned(self, worker_id: UUID, known: Sequence[UUID]) -> list[Claimed]:
         """Return what the worker owns beyond *known*, after an answer was lost."""
         async with self.connection() as connection:
             rows = await connection.fetch(self._sql.owned_sagas, worker_id, list(known))
             return await claim.load(connection, self._sql.histories, rows)
 
+    @_asked_again
     async def give_up(self, worker_id: UUID, sagas: Sequence[tuple[UUID, datetime | None]]) -> None:
         """Leave sagas of the worker to anybody, each from an instant on; None for now."""
         async with self.connection() as connection:
             await claim.give_up(connection, self._sql.give_up, worker_id, sagas)
 
+    @_asked_again
     async def read_mail(self, worker_id: UUID, limit: int) -> list[Message]:
         """Return requests to sagas of this worker, oldest first."""
         async with self.connection() as connection:
             return await mail.read(connection, self._sql.read_mail, worker_id, limit)
 
+    @_asked_again
     async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
         """Delete requests (saga id, message id) that cause no event."""
         async with self.connection() as connection:
@@ -206,6 +243,7 @@ class PostgresStore:
 
     # -- what clients and tools need -------------------------------------------------------
 
+    @_asked_again
     async def post(
         self, saga_id: UUID, message_id: UUID, kind: str, data: Mapping[str, Any], actor: str
     ) -> None:
@@ -213,16 +251,19 @@ class PostgresStore:
         async with self.connection() as connection:
             await mail.post(connection, self._sql.post, saga_id, message_id, kind, data, actor)
 
+    @_asked_again
     async def sweep_mail(self) -> None:
         """Delete requests to sagas that are settled."""
         async with self.connection() as connection:
             await connection.execute(self._sql.sweep_mail)
 
+    @_asked_again
     async def get(self, saga_id: UUID) -> SagaRow | None:
         """Return the row of *saga_id*; None if there is none."""
         async with self.connection() as connection:
             return await read.get(connection, self._sql.get_saga, saga_id)
 
+    @_asked_again
     async def list_sagas(
         self,
         *,
@@ -238,22 +279,26 @@ class PostgresStore:
                 connection, self._sql.list_sagas, statuses, name, correlation_id, before, limit
             )
 
+    @_asked_again
     async def history(self, saga_id: UUID) -> tuple[StoredEvent, ...]:
         """Return all events of *saga_id* in order; () if there is no such saga."""
         async with self.connection() as connection:
             return await read.history(connection, self._sql.history, saga_id)
 
+    @_asked_again
     async def settled(self, saga_ids: Sequence[UUID]) -> set[UUID]:
         """Return which of *saga_ids* have ended or are parked."""
         async with self.connection() as connection:
             rows = await connection.fetch(self._sql.settled, list(saga_ids))
         return {row["saga_id"] for row in rows}
 
+    @_asked_again
     async def stranded(self) -> list[Stranded]:
         """Return what waits for a definition that no living worker has."""
         async with self.connection() as connection:
             return await read.stranded(connection, self._sql.stranded)
 
+    @_asked_again
     async def now(self) -> datetime:
         """Return the database's clock."""
         async with self.connection() as connection:

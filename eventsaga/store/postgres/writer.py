@@ -161,7 +161,8 @@ class Writer:
         # A lane stands here while it has something to send and nobody has taken it.
         self._ready: asyncio.Queue[_Lane[Any]] = asyncio.Queue()
         self._queued: set[int] = set()
-        self._busy = 0
+        # Batches in flight, and items that wait for somebody else's lock.
+        self._unsettled = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -217,21 +218,24 @@ class Writer:
                 batch = lane.take(self._settings.append_batch)
                 if lane.waiting:
                     self._announce(lane)
-                self._busy += 1
+                self._unsettled += 1
                 try:
-                    connection = await self._flush(connection, lane.sender, batch)
+                    connection = await self._flush(connection, lane, batch)
                 finally:
-                    self._busy -= 1
-                    if not self._busy and self._ready.empty():
-                        self._idle.set()
+                    self._settle()
         finally:
             await discard(connection)
 
+    def _settle(self) -> None:
+        self._unsettled -= 1
+        if not self._unsettled and self._ready.empty():
+            self._idle.set()
+
     async def _flush(
-        self, connection: Connection | None, sender: Sender[Any], batch: Sequence[Any]
+        self, connection: Connection | None, lane: _Lane[Any], batch: Sequence[Any]
     ) -> Connection | None:
         """Bring every item of *batch* to a certain outcome; return a healthy connection."""
-        todo, read_back, pauses = list(batch), False, 0
+        sender, todo, read_back, pauses = lane.sender, list(batch), False, 0
         while todo:
             try:
                 connection = connection or await open_connection(self._url, self._settings)
@@ -243,19 +247,34 @@ class Writer:
                 if outcome_is_unknown(error):
                     await discard(connection)
                     connection, read_back = None, True
-                if is_infrastructure(error) and not (is_contention(error) and len(todo) > 1):
+                if is_infrastructure(error) and not is_contention(error):
                     pauses += 1
                     _log.warning("append_delayed", error=repr(error), sagas=len(todo))
-                    await _pause(pauses)
+                    await asyncio.sleep(_jittered(pauses))
                 elif len(todo) > 1:
                     # One bad or locked row must fail, or wait, alone.
                     half = len(todo) // 2
-                    connection = await self._flush(connection, sender, todo[:half])
-                    return await self._flush(connection, sender, todo[half:])
+                    connection = await self._flush(connection, lane, todo[:half])
+                    return await self._flush(connection, lane, todo[half:])
+                elif is_contention(error):
+                    self._send_later(lane, todo[0], error)
+                    return connection
                 else:
                     sender.refuse(todo[0], error)
                     return connection
         return connection
+
+    def _send_later(self, lane: _Lane[Any], item: Any, error: Exception) -> None:
+        """Queue *item* again after a pause: nobody else shall wait for its lock meanwhile."""
+        _log.warning("append_delayed", error=repr(error), sagas=1)
+        self._unsettled += 1
+
+        def again() -> None:
+            lane.waiting.append(item)
+            self._announce(lane)
+            self._settle()
+
+        asyncio.get_running_loop().call_later(_jittered(2), again)
 
 
 def _deliver(done: Callable[[_Result], None], result: _Result) -> None:
@@ -266,7 +285,7 @@ def _deliver(done: Callable[[_Result], None], result: _Result) -> None:
         _log.exception("append_outcome_not_handled")
 
 
-async def _pause(pauses: int) -> None:
-    """Wait with full jitter, so that writers do not return all at once."""
+def _jittered(pauses: int) -> float:
+    """Return how long to wait: with full jitter, so that writers do not return all at once."""
     ceiling = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(pauses, 16))
-    await asyncio.sleep(random.uniform(0, ceiling))  # noqa: S311 - not for secrets
+    return random.uniform(0, ceiling)  # noqa: S311 - not for secrets
