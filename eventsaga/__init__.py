@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         PermanentError,
         SagaNotFoundError,
         SchemaOutdatedError,
+        SettingsError,
         TemporaryError,
         UnknownSagaError,
     )
@@ -44,6 +45,7 @@ __all__ = [
     "SagaState",
     "SchemaOutdatedError",
     "Settings",
+    "SettingsError",
     "Status",
     "Step",
     "StepContext",
@@ -71,6 +73,7 @@ _HOMES = {
     "SagaState": "eventsaga.client",
     "SchemaOutdatedError": "eventsaga.errors",
     "Settings": "eventsaga.settings",
+    "SettingsError": "eventsaga.errors",
     "Status": "eventsaga.core.state",
     "Step": "eventsaga.saga",
     "StepContext": "eventsaga.runtime.context",

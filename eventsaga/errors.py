@@ -149,6 +149,10 @@ class UnknownSagaError(EventSagaError):
 # -- fix the deployment -----------------------------------------------------------------
 
 
+class SettingsError(EventSagaError):
+    """A setting has a value that cannot work; the message names it."""
+
+
 class DatabaseUnavailableError(EventSagaError):
     """PostgreSQL cannot be reached; the message holds no password."""
 

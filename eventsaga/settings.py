@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, Final, Self
 
-from eventsaga.errors import DefinitionError
+from eventsaga.errors import SettingsError
 
 _PREFIX: Final = "EVENTSAGA_"
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,49}")
@@ -39,7 +39,7 @@ class Settings:
             prepared statements are kept.
 
     Raises:
-        DefinitionError: If a value cannot work.
+        SettingsError: If a value cannot work.
     """
 
     schema: str = "eventsaga"
@@ -60,18 +60,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not _SCHEMA.fullmatch(self.schema):
-            raise DefinitionError(
+            raise SettingsError(
                 f"schema {self.schema!r} must be lower-case letters, digits and '_' (at most 50)"
             )
         if self.lease < 3 * self.heartbeat:
-            raise DefinitionError("lease must be at least three heartbeats")
+            raise SettingsError("lease must be at least three heartbeats")
         if self.lease_margin >= self.lease - self.heartbeat:
-            raise DefinitionError("lease_margin leaves no time to work between two heartbeats")
+            raise SettingsError("lease_margin leaves no time to work between two heartbeats")
         for field in fields(self):
             value = getattr(self, field.name)
             zero: Any = timedelta(0) if isinstance(value, timedelta) else 0
             if not isinstance(value, str | bool) and value <= zero:
-                raise DefinitionError(f"{field.name} must be positive, not {value}")
+                raise SettingsError(f"{field.name} must be positive, not {value}")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Self:
@@ -82,7 +82,7 @@ class Settings:
             **overrides: Fields that are set here stand above the environment.
 
         Raises:
-            DefinitionError: If a variable has no value that fits its field.
+            SettingsError: If a variable has no value that fits its field.
         """
         settings = cls()
         found: dict[str, Any] = {}
@@ -102,4 +102,4 @@ def _parse(name: str, text: str, default: object) -> object:
         return int(text) if isinstance(default, int) else text
     except (KeyError, ValueError, OverflowError) as error:
         kind = "seconds" if isinstance(default, timedelta) else type(default).__name__
-        raise DefinitionError(f"{_PREFIX}{name.upper()}={text!r} is not {kind}") from error
+        raise SettingsError(f"{_PREFIX}{name.upper()}={text!r} is not {kind}") from error

@@ -195,6 +195,8 @@ class Run:
             try:
                 decided = transition(self.saga.definition, state, command)
             except IllegalCommandError:
+                if message_id is None:
+                    raise
                 # A request that the saga's state does not allow (any more).
                 decided = None
             if message_id is not None:
@@ -240,7 +242,9 @@ class Run:
         effects = react(self.saga.definition, state)
         wake_at = effects[0].at if effects and isinstance(effects[0], WakeAt) else None
         if self._host.draining:
-            return True, wake_at
+            # What this worker holds back is due for the next one at once.
+            held = transition(self.saga.definition, state, Wake(at=self._now())).events
+            return True, None if held else wake_at
         far = wake_at is not None and self._is_far(wake_at)
         return far, wake_at if far else None
 

@@ -3,11 +3,12 @@
 It owns the connections and nothing else: every verb is a function of its own module.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from functools import wraps
+from functools import update_wrapper
+from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from uuid import UUID
 
@@ -49,14 +50,13 @@ _Answer = TypeVar("_Answer")
 
 def _asked_again(
     verb: Callable[Concatenate["PostgresStore", _Arguments], Awaitable[_Answer]],
-) -> Callable[Concatenate["PostgresStore", _Arguments], Coroutine[Any, Any, _Answer]]:
+) -> Callable[Concatenate["PostgresStore", _Arguments], "CoroutineType[Any, Any, _Answer]"]:
     """Send *verb*, which does no harm twice, once more if its connection broke.
 
     After a restart of the server every pooled connection is broken: the first error makes
     the pool drop them all, so the second try is on a fresh one.
     """
 
-    @wraps(verb)
     async def twice(
         store: "PostgresStore", /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> _Answer:
@@ -67,6 +67,7 @@ def _asked_again(
                 raise
         return await verb(store, *args, **kwargs)
 
+    update_wrapper(twice, verb)
     return twice
 
 
