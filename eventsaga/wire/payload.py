@@ -7,11 +7,15 @@ written, and the error names the place. Also the only module that turns data int
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any, Final, TypeGuard, TypeVar, cast
+from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
+from pydantic_core import from_json, to_json, to_jsonable_python
 
 from eventsaga.errors import PayloadError
 
@@ -20,6 +24,7 @@ WARN_BYTES: Final = 256_000
 MAX_DEPTH: Final = 64
 # Python refuses to print integers of more than 4,300 digits, by default.
 _MAX_INT_BITS: Final = 4096
+_MAX_SHOWN_BITS: Final = 128
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -50,8 +55,13 @@ def to_json_object(value: Mapping[str, Any] | BaseModel, *, what: str = "$") -> 
     Raises:
         PayloadError: If the value cannot be stored; nothing was written.
     """
-    data = _model_data(value, what) if isinstance(value, BaseModel) else value
-    plain: dict[str, Any] = _plain(data, what, 0)
+    try:
+        plain: dict[str, Any] = _plain(value, 0)
+    except _Flaw as flaw:
+        raise PayloadError(what + flaw.path, flaw.reason) from flaw.__cause__
+    except Exception as error:
+        # A mapping or a key of the user's own that raises whatever it likes.
+        raise PayloadError(what, f"cannot be read: {type(error).__name__}") from error
     check_size(dump(plain), what)
     return plain
 
@@ -85,112 +95,186 @@ def check_size(text: str, what: str) -> int:
     return size
 
 
-def _plain(value: Any, path: str, depth: int) -> Any:
+class _Flaw(Exception):  # noqa: N818 - never leaves this module
+    """What is wrong; its path grows on the way out, so a value without flaw costs none."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path = ""
+
+    def within(self, part: str | int) -> "_Flaw":
+        """Return this, found one level deeper."""
+        step = f"[{part}]" if isinstance(part, int) else f".{str.__repr__(part)[1:-1]:.60}"
+        self.path = step + self.path
+        return self
+
+
+def _plain(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
-        raise PayloadError(path, f"nested deeper than {MAX_DEPTH} levels")
+        raise _Flaw(f"nested deeper than {MAX_DEPTH} levels")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _plain_text(value, path)
+        return _plain_text(value)
     if isinstance(value, int | float):
-        return _plain_number(value, path)
+        return _plain_number(value)
     if _is_mapping(value):
-        return _plain_mapping(value, path, depth)
+        return _plain_mapping(value, depth)
     if isinstance(value, list | tuple):
-        items = cast("Sequence[Any]", value)
-        return [_plain(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(items)]
-    return _plain(_converted(value, path), path, depth + 1)
+        return _plain_items(cast("Sequence[Any]", value), depth)
+    # Already plain data, so this level of nesting is not a new one.
+    return _plain(_converted(value), depth)
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(value, Mapping)
 
 
-def _plain_mapping(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
+def _plain_mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, item in value.items():
-        if not isinstance(key, str):
-            raise _key_refused(key, path)
-        plain[_plain_text(key, path)] = _plain(
-            item, f"{path}.{_brief(key, quote=False)}", depth + 1
-        )
+        name = _plain_text(_text_key(key))
+        try:
+            plain[name] = _plain(item, depth + 1)
+        except _Flaw as flaw:
+            raise flaw.within(name) from flaw.__cause__
     return plain
 
 
-def _plain_text(value: str, path: str) -> str:
-    if len(value) > MAX_BYTES:
-        raise PayloadError(path, f"a string of {len(value):,} characters exceeds the limit")
-    if "\x00" in value:
-        raise PayloadError(path, "contains a NUL character, which PostgreSQL cannot store")
-    if not value.isascii():
+def _plain_items(value: Sequence[Any], depth: int) -> list[Any]:
+    plain: list[Any] = []
+    for number, item in enumerate(value):
         try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise PayloadError(path, "contains a lone surrogate, which is not text") from None
+            plain.append(_plain(item, depth + 1))
+        except _Flaw as flaw:
+            raise flaw.within(number) from flaw.__cause__
+    return plain
+
+
+def _text_key(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    shown = f"{key!r:.40} " if isinstance(key, bool | float | UUID | None) else ""
+    if isinstance(key, int) and key.bit_length() < _MAX_SHOWN_BITS:
+        shown = f"{key!r} "
+    raise _Flaw(f"key {shown}is of type {type(key).__name__}, not a string")
+
+
+def _plain_text(value: str) -> str:
     # A subclass, such as a member of a StrEnum, is stored as the text that it is.
-    return value if type(value) is str else str.__str__(value)
+    text = value if type(value) is str else str.__str__(value)
+    if len(text) > MAX_BYTES:
+        raise _Flaw(f"a string of {len(text):,} characters exceeds the limit")
+    if "\x00" in text:
+        raise _Flaw("contains a NUL character, which PostgreSQL cannot store")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _Flaw("contains a lone surrogate, which is not text") from None
+    return text
 
 
-def _plain_number(value: float, path: str) -> int | float:
+def _plain_number(value: float) -> int | float:
     if isinstance(value, int):
         if value.bit_length() > _MAX_INT_BITS:
-            raise PayloadError(path, f"an integer of {value.bit_length():,} bits is too large")
+            raise _Flaw(f"an integer of {value.bit_length():,} bits is too large")
         return int(value)
     if not math.isfinite(value):
-        raise PayloadError(path, f"{value!r} is not a JSON number")
+        raise _Flaw(f"{float(value)!r} is not a JSON number")
     return float(value)
 
 
-def _converted(value: Any, path: str) -> Any:
-    """Return *value* one step nearer to JSON."""
-    if isinstance(value, BaseModel):
-        return _model_data(value, path)
+# -- what is not JSON by itself -----------------------------------------------------------
+
+
+def _converted(value: Any) -> Any:
+    """Return *value* as JSON data, as pydantic writes it."""
+    if isinstance(value, Iterator):
+        raise _of_no_kind(value)  # it may never end
     try:
-        return to_jsonable_python(value, inf_nan_mode="constants")
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
-        kind = type(value).__name__
-        reason = f"a value of type {kind} cannot be stored as JSON"
-        raise PayloadError(path, reason) from error
+        if isinstance(value, BaseModel):
+            plain = value.model_dump(mode="json", by_alias=False, warnings=False)
+        else:
+            plain = to_jsonable_python(value, by_alias=False, inf_nan_mode="constants")
+    except (ValueError, RecursionError) as error:
+        raise _blamed(value, 0) from error
+    return _faithful(value, plain)
 
 
-def _model_data(model: BaseModel, path: str) -> Any:
-    try:
-        _refuse_what_dumping_hides(model, path, 0)
-        return model.model_dump(mode="json", by_alias=False, warnings=False)
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
-        kind = type(model).__name__
-        raise PayloadError(path, f"{kind} cannot be written as JSON: {error}") from error
+def _faithful(value: Any, plain: Any) -> Any:
+    """Return *plain*, which pydantic made of *value*, unless something was lost on the way.
 
-
-def _refuse_what_dumping_hides(value: Any, path: str, depth: int) -> None:
-    """Find what pydantic would quietly rewrite: NaN becomes null, and 1 the same key as "1"."""
-    if depth > MAX_DEPTH:
-        raise PayloadError(path, f"nested deeper than {MAX_DEPTH} levels")
+    NaN became null, 1 the same key as "1", and a secret asterisks. The elements of a set
+    are put in order: equal inputs must give equal texts in every process.
+    """
+    if value is plain or plain is True or plain is False:
+        return plain
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, float):
-        _plain_number(value, path)
-    for part, item in _parts(value, path):
-        _refuse_what_dumping_hides(item, path + part, depth + 1)
+        return value  # judged later, as the number that it was
+    if isinstance(plain, dict):
+        return _faithful_members(value, cast("dict[str, Any]", plain))
+    if isinstance(plain, list):
+        return _faithful_items(value, cast("list[Any]", plain))
+    secret = getattr(value, "get_secret_value", None)
+    if secret is not None and secret() != plain:
+        raise _Flaw(f"{type(value).__name__} would be stored as asterisks")
+    return plain
 
 
-def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield what *value* holds, each with its step of the path."""
+def _faithful_members(value: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    parts = dict(_parts(value))
+    for name, item in plain.items():
+        if name in parts:
+            try:
+                plain[name] = _faithful(parts[name], item)
+            except _Flaw as flaw:
+                raise flaw.within(name) from flaw.__cause__
+    return plain
+
+
+def _faithful_items(value: Any, plain: list[Any]) -> list[Any]:
+    if isinstance(value, Iterator):
+        raise _of_no_kind(value)
+    if isinstance(value, Set):
+        return sorted(plain, key=dump_canonical)
+    parts = tuple(_parts(value))
+    if len(parts) == len(plain):
+        for number, native in parts:
+            try:
+                plain[number] = _faithful(native, plain[number])
+            except _Flaw as flaw:
+                raise flaw.within(number) from flaw.__cause__
+    return plain
+
+
+def _blamed(value: Any, depth: int) -> _Flaw:
+    """Return the flaw of *value*, which pydantic refuses, with the path to its cause."""
+    if depth > MAX_DEPTH:
+        return _Flaw(f"nested deeper than {MAX_DEPTH} levels")
+    for part, item in _parts(value):
+        try:
+            to_jsonable_python(item)
+        except (ValueError, RecursionError):
+            return _blamed(item, depth + 1).within(part)
+    return _of_no_kind(value)
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Return what *value* holds, by field, key or position; () if it is no container."""
     if isinstance(value, BaseModel):
-        yield from ((f".{name}", item) for name, item in value)
-    elif _is_mapping(value):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise _key_refused(key, path)
-            yield f".{_brief(key, quote=False)}", item
-    elif isinstance(value, list | tuple):
-        items = cast("Sequence[Any]", value)
-        yield from ((f"[{number}]", item) for number, item in enumerate(items))
+        return value
+    if _is_mapping(value):
+        return [(_text_key(key), item) for key, item in value.items()]
+    if isinstance(value, list | tuple | deque):
+        return enumerate(cast("Iterable[Any]", value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
+    return ()
 
 
-def _key_refused(key: object, path: str) -> PayloadError:
-    return PayloadError(path, f"key {_brief(key)} is of type {type(key).__name__}, not a string")
-
-
-def _brief(key: object, *, quote: bool = True) -> str:
-    """Return *key* short enough, and clean enough, to stand in an error message."""
-    text = repr(key)[:60]
-    return text if quote else text.strip("'\"")
+def _of_no_kind(value: object) -> _Flaw:
+    return _Flaw(f"a value of type {type(value).__name__} cannot be stored as JSON")

@@ -20,7 +20,7 @@ from eventsaga.wire.payload import dump
 # connection that a pooler may give to somebody else.
 APPEND: Final = """
 WITH bounded AS MATERIALIZED (
-    SELECT set_config('lock_timeout', '500ms', true)
+    SELECT set_config('lock_timeout', $24::text, true)
 ), moved AS (
     SELECT m.*
       FROM bounded,
@@ -126,24 +126,32 @@ def encode_append(append: Append) -> EncodedAppend:
         error_text(state) if turned else None,
         state.updated_at,
         append.release or settled,
-        None if settled else append.wake_at,
+        # A saga that is given up without an instant is due since its last event.
+        None if settled else append.wake_at or state.updated_at,
         append.progress,
     )
     return EncodedAppend(append, saga, rows)
 
 
 async def append_all(
-    connection: Connection, statement: str, batch: Sequence[EncodedAppend], worker_id: UUID
+    connection: Connection,
+    statement: str,
+    batch: Sequence[EncodedAppend],
+    worker_id: UUID,
+    lock_timeout: str,
 ) -> set[UUID]:
     """Append *batch* in one statement and return the sagas that took their events.
 
-    A saga that is not returned is fenced: another worker owns it.
+    A saga that is not returned is fenced, unless the same rows were sent before and are
+    there already: `read_back` tells.
 
     Args:
         connection: Outside a transaction; the statement commits by itself.
         statement: `APPEND`, for the store's schema.
         batch: Each saga at most once.
         worker_id: The owner that all rows must have.
+        lock_timeout: Longest wait for a row that another transaction holds, as
+            PostgreSQL spells it.
     """
     asked = [
         (encoded.saga_id, message_id) for encoded in batch for message_id in encoded.append.inbox
@@ -154,6 +162,7 @@ async def append_all(
         worker_id,
         *columns(asked, 2),
         *columns((row for encoded in batch for row in encoded.events), len(EventRow._fields)),
+        lock_timeout,
     )
     return {row["saga_id"] for row in rows}
 

@@ -22,14 +22,15 @@ from eventsaga.wire.chain import GENESIS
 from eventsaga.wire.payload import dump
 
 # Keys are inserted in order: two batches that share keys cannot wait for each other.
+# JSON goes in as text: the caller's connection may have a codec of its own for json.
 START: Final = """
 WITH bounded AS MATERIALIZED (
-    SELECT set_config('lock_timeout', '1s', true)
+    SELECT set_config('lock_timeout', coalesce($25::text, current_setting('lock_timeout')), true)
 ), given AS (
     SELECT g.*
       FROM bounded,
            unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],
-                  $7::json[], $8::text[], $9::int[], $10::bytea[], $11::timestamptz[],
+                  $7::text[], $8::text[], $9::int[], $10::bytea[], $11::timestamptz[],
                   $12::timestamptz[], $13::bool[], $14::text[], $15::bytea[])
            AS g(saga_id, name, version, fingerprint, status, current_steps, context,
                 correlation_id, last_seq, last_hash, created_at, updated_at, owned, key, digest)
@@ -43,7 +44,7 @@ WITH bounded AS MATERIALIZED (
            (saga_id, name, version, fingerprint, status, current_steps, context,
             correlation_id, last_seq, last_hash, created_at, updated_at, owner, wake_at)
     SELECT g.saga_id, g.name, g.version, g.fingerprint, g.status,
-           string_to_array(g.current_steps, ','), g.context, g.correlation_id, g.last_seq,
+           string_to_array(g.current_steps, ','), g.context::json, g.correlation_id, g.last_seq,
            g.last_hash, g.created_at, g.updated_at,
            CASE WHEN g.owned THEN $16::uuid END,
            CASE WHEN g.owned THEN NULL ELSE clock_timestamp() END
@@ -54,9 +55,9 @@ WITH bounded AS MATERIALIZED (
 ), inserted AS (
     INSERT INTO eventsaga.events
            (saga_id, seq, type, schema_version, data, occurred_at, salt, hash, worker_id)
-    SELECT e.saga_id, e.seq, e.type, e.schema_version, e.data, e.occurred_at, e.salt, e.hash,
-           $16::uuid
-      FROM unnest($17::uuid[], $18::int[], $19::text[], $20::smallint[], $21::json[],
+    SELECT e.saga_id, e.seq, e.type, e.schema_version, e.data::json, e.occurred_at, e.salt,
+           e.hash, $16::uuid
+      FROM unnest($17::uuid[], $18::int[], $19::text[], $20::smallint[], $21::text[],
                   $22::timestamptz[], $23::bytea[], $24::bytea[])
            AS e(saga_id, seq, type, schema_version, data, occurred_at, salt, hash)
       JOIN started USING (saga_id)
@@ -137,12 +138,22 @@ def encode_start(start: Start) -> EncodedStart:
     return EncodedStart(start, saga, rows)
 
 
-def start_arguments(batch: Sequence[EncodedStart], worker_id: UUID | None) -> list[Any]:
-    """Return what `START` takes for *batch*."""
+def start_arguments(
+    batch: Sequence[EncodedStart], worker_id: UUID | None, lock_timeout: str | None
+) -> list[Any]:
+    """Return what `START` takes for *batch*.
+
+    Args:
+        batch: Starts, with the same key or not.
+        worker_id: The owner of those that are owned.
+        lock_timeout: Longest wait for a key that another transaction has just taken; None
+            to leave it to the transaction that is open.
+    """
     return [
         *columns((encoded.saga for encoded in batch), len(_SagaRow._fields)),
         worker_id,
         *columns((row for encoded in batch for row in encoded.events), len(EventRow._fields)),
+        lock_timeout,
     ]
 
 
@@ -188,7 +199,7 @@ async def start_within(
         TypeError: If *connection* is none of these.
     """
     encoded = encode_start(start)
-    if await _fetch(connection, statement, start_arguments([encoded], None)):
+    if await _fetch(connection, statement, start_arguments([encoded], None, None)):
         return encoded.started()
     (row,) = await _fetch(connection, read_back, read_back_arguments([encoded]))
     result = answer(encoded, row)

@@ -68,7 +68,7 @@ def _asked_again(
         return await verb(store, *args, **kwargs)
 
     update_wrapper(twice, verb)
-    return twice
+    return twice  # type: ignore[return-value]  # CoroutineType to pyright, Coroutine to mypy
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,12 @@ saga is in one batch at a time, because its next decision waits for this one's o
 An answer can be lost after the commit. So an error that leaves the outcome open is never
 guessed at: the batch is read back on a fresh connection, and what did not arrive is sent
 again, byte for byte. The guard of the statement makes that safe even if the first one is
-still on its way: only one of the two finds the row at its expected number.
+still on its way: only one of the two finds the row at its expected number. For the same
+reason a row that was not taken is read back too: our own first statement may have been it.
+
+A batch that fails as a whole is halved until the row that is to blame stands alone. If it
+is bad, it is refused; if somebody else's transaction holds it, it waits on a connection
+that is kept for such rows, and no other saga waits with it.
 """
 
 import asyncio
@@ -35,6 +40,10 @@ from eventsaga.store.postgres.start import EncodedStart, encode_start
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
+# How long a statement waits for a row that another transaction holds: at first until an
+# ordinary one has ended, later only to find out which row it is.
+_PATIENCE: Final = "500ms"
+_IMPATIENCE: Final = "20ms"
 
 _log = logger("store")
 
@@ -45,7 +54,9 @@ Item = TypeVar("Item", EncodedAppend, EncodedStart)
 class Sender(Protocol[Item]):
     """Commits batches of one kind, and finds out what became of one."""
 
-    async def send(self, connection: Connection, batch: Sequence[Item]) -> list[Item]:
+    async def send(
+        self, connection: Connection, batch: Sequence[Item], lock_timeout: str
+    ) -> list[Item]:
         """Commit *batch*, answer what is certain, and return what must be read back."""
         ...
 
@@ -67,14 +78,16 @@ class AppendSender:
         self._read_back = qualify(appending.READ_BACK, schema)
 
     async def send(
-        self, connection: Connection, batch: Sequence[EncodedAppend]
+        self, connection: Connection, batch: Sequence[EncodedAppend], lock_timeout: str
     ) -> list[EncodedAppend]:
-        """Append *batch*; a saga that the statement does not return is fenced."""
-        taken = await appending.append_all(connection, self._append, batch, self._worker_id)
+        """Append *batch*; a saga that does not take its events is fenced, or has them."""
+        taken = await appending.append_all(
+            connection, self._append, batch, self._worker_id, lock_timeout
+        )
         for item in batch:
-            fate = Committed(item.saga.last_hash) if item.saga_id in taken else Fenced()
-            _deliver(item.append.done, fate)
-        return []
+            if item.saga_id in taken:
+                _deliver(item.append.done, Committed(item.saga.last_hash))
+        return [item for item in batch if item.saga_id not in taken]
 
     async def read_back(
         self, connection: Connection, batch: Sequence[EncodedAppend]
@@ -104,10 +117,10 @@ class StartSender:
         self._read_back = qualify(starting.READ_BACK, schema)
 
     async def send(
-        self, connection: Connection, batch: Sequence[EncodedStart]
+        self, connection: Connection, batch: Sequence[EncodedStart], lock_timeout: str
     ) -> list[EncodedStart]:
         """Create the sagas of *batch*; those whose key is taken must be read back."""
-        arguments = starting.start_arguments(batch, self._worker_id)
+        arguments = starting.start_arguments(batch, self._worker_id, lock_timeout)
         created = {row["saga_id"] for row in await connection.fetch(self._start, *arguments)}
         for item in batch:
             if item.saga_id in created:
@@ -161,7 +174,9 @@ class Writer:
         # A lane stands here while it has something to send and nobody has taken it.
         self._ready: asyncio.Queue[_Lane[Any]] = asyncio.Queue()
         self._queued: set[int] = set()
-        # Batches in flight, and items that wait for somebody else's lock.
+        # Items that stand alone behind somebody else's lock, with their lanes.
+        self._aside: asyncio.Queue[tuple[_Lane[Any], Any]] = asyncio.Queue()
+        # Batches in flight, and items that were set aside.
         self._unsettled = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -173,6 +188,9 @@ class Writer:
             asyncio.create_task(self._write(), name=f"eventsaga-writer-{number}")
             for number in range(self._settings.append_writers)
         ]
+        self._tasks.append(
+            asyncio.create_task(self._wait_for_locks(), name="eventsaga-writer-aside")
+        )
 
     async def close(self, grace: float) -> None:
         """Write what has queued, for at most *grace* seconds, and stop."""
@@ -220,11 +238,33 @@ class Writer:
                     self._announce(lane)
                 self._unsettled += 1
                 try:
-                    connection = await self._flush(connection, lane, batch)
+                    connection = await self._flush(connection, lane, batch, _PATIENCE)
                 finally:
                     self._settle()
         finally:
             await discard(connection)
+
+    async def _wait_for_locks(self) -> None:
+        """Send what was set aside, one at a time; what is still locked comes round again."""
+        connection: Connection | None = None
+        try:
+            while True:
+                lane, item = await self._aside.get()
+                try:
+                    await asyncio.sleep(_jittered(0))
+                    connection = await self._flush(connection, lane, [item], _PATIENCE)
+                finally:
+                    self._settle()
+                if self._aside.empty():
+                    await discard(connection)
+                    connection = None
+        finally:
+            await discard(connection)
+
+    def _set_aside(self, lane: _Lane[Any], item: Any, error: Exception) -> None:
+        _log.warning("append_delayed", error=repr(error), sagas=1)
+        self._unsettled += 1
+        self._aside.put_nowait((lane, item))
 
     def _settle(self) -> None:
         self._unsettled -= 1
@@ -232,49 +272,52 @@ class Writer:
             self._idle.set()
 
     async def _flush(
-        self, connection: Connection | None, lane: _Lane[Any], batch: Sequence[Any]
+        self,
+        connection: Connection | None,
+        lane: _Lane[Any],
+        batch: Sequence[Any],
+        lock_timeout: str,
     ) -> Connection | None:
         """Bring every item of *batch* to a certain outcome; return a healthy connection."""
         sender, todo, read_back, pauses = lane.sender, list(batch), False, 0
         while todo:
+            connection = connection or await self._connected()
             try:
-                connection = connection or await open_connection(self._url, self._settings)
                 if read_back:
                     todo, read_back = await sender.read_back(connection, todo), False
-                    continue
-                todo, read_back = await sender.send(connection, todo), True
+                else:
+                    todo, read_back = await sender.send(connection, todo, lock_timeout), True
             except Exception as error:  # noqa: BLE001 - sorted right below
-                if outcome_is_unknown(error):
-                    await discard(connection)
-                    connection, read_back = None, True
                 if is_infrastructure(error) and not is_contention(error):
+                    # On another connection: this one may lead to what is a standby by now.
+                    await discard(connection)
+                    connection, read_back = None, read_back or outcome_is_unknown(error)
                     pauses += 1
                     _log.warning("append_delayed", error=repr(error), sagas=len(todo))
                     await asyncio.sleep(_jittered(pauses))
                 elif len(todo) > 1:
-                    # One bad or locked row must fail, or wait, alone.
                     half = len(todo) // 2
-                    connection = await self._flush(connection, lane, todo[:half])
-                    return await self._flush(connection, lane, todo[half:])
+                    for part in (todo[:half], todo[half:]):
+                        connection = await self._flush(connection, lane, part, _IMPATIENCE)
+                    return connection
                 elif is_contention(error):
-                    self._send_later(lane, todo[0], error)
+                    self._set_aside(lane, todo[0], error)
                     return connection
                 else:
                     sender.refuse(todo[0], error)
                     return connection
         return connection
 
-    def _send_later(self, lane: _Lane[Any], item: Any, error: Exception) -> None:
-        """Queue *item* again after a pause: nobody else shall wait for its lock meanwhile."""
-        _log.warning("append_delayed", error=repr(error), sagas=1)
-        self._unsettled += 1
-
-        def again() -> None:
-            lane.waiting.append(item)
-            self._announce(lane)
-            self._settle()
-
-        asyncio.get_running_loop().call_later(_jittered(2), again)
+    async def _connected(self) -> Connection:
+        """Return a new connection, however long that takes: no saga is to blame for it."""
+        pauses = 0
+        while True:
+            try:
+                return await open_connection(self._url, self._settings)
+            except Exception as error:  # noqa: BLE001 - a wrong password is not the saga's either
+                pauses += 1
+                _log.warning("database_not_reached", error=repr(error))
+                await asyncio.sleep(_jittered(pauses))
 
 
 def _deliver(done: Callable[[_Result], None], result: _Result) -> None:
