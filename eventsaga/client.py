@@ -37,7 +37,9 @@ Context = TypeVar("Context")
 
 _MAX_KEY: Final = 500
 _MAX_CORRELATION_ID: Final = 200
+_MAX_ACTOR: Final = 200
 _REALIGN_SECONDS: Final = 60.0
+_BREATHE_EVERY: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,11 @@ class Orchestrator:
         self._waiting = Waiting(self.store)
         self._worker: Worker | None = None
 
+    @property
+    def sagas(self) -> tuple[Saga[Any], ...]:
+        """What can be started here and, with a worker, what it runs."""
+        return tuple(self._sagas.values())
+
     async def __aenter__(self) -> Self:
         await self.store.__aenter__()
         try:
@@ -256,16 +263,17 @@ class Orchestrator:
                 all others were.
         """
         bound = self._registered(saga)
-        checked = [
-            self._checked(bound, context, what=f"$[{number}]")
-            for number, context in enumerate(contexts)
-        ]
+        checked: list[dict[str, Any]] = []
+        for number, context in enumerate(contexts):
+            checked.append(self._checked(bound, context, what=f"$[{number}]"))
+            await _breathe(number)
         named = [None] * len(checked) if keys is None else list(keys)
         if len(named) != len(checked):
             raise ValueError(f"{len(checked)} contexts, but {len(named)} keys")
         await self._align()
         waits: list[asyncio.Future[StartResult]] = []
-        for plain, key in zip(checked, named, strict=True):
+        for number, (plain, key) in enumerate(zip(checked, named, strict=True)):
+            await _breathe(number)
             here = self._worker is not None and self._worker.has_room
             start = self._prepared(bound, plain, key, None, here=here)
             waits.append(self._sent(bound, start))
@@ -450,6 +458,7 @@ class Orchestrator:
         Raises:
             SagaNotFoundError: If there is no such saga.
             IllegalCommandError: If it has ended, or is parked.
+            PayloadError: If *reason* or *actor* cannot be stored.
         """
         row = await self.store.get(saga_id)
         if row is None:
@@ -457,6 +466,7 @@ class Orchestrator:
         if row.status.is_settled:
             raise IllegalCommandError("cancel", f"the saga is {row.status} already")
         data = to_json_object({"reason": reason})
+        actor = _checked_text("actor", actor, _MAX_ACTOR)
         await self.store.post(saga_id, new_id(), "cancel", data, actor)
         self._poke()
 
@@ -469,7 +479,9 @@ class Orchestrator:
             DefinitionError: If there is no worker to run.
         """
         if self._worker is None:
-            raise DefinitionError("there are no sagas to run: pass them to Orchestrator(sagas=…)")
+            raise DefinitionError(
+                "there is nothing to run: pass sagas to Orchestrator(), and not worker=False"
+            )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -506,6 +518,12 @@ def _newest(sagas: Sequence[Saga[Any]]) -> dict[str, Saga[Any]]:
         seen.add(identity)
         newest[saga.name] = saga
     return newest
+
+
+async def _breathe(number: int) -> None:
+    """Let heartbeats and running sagas have their turn in a long loop."""
+    if number % _BREATHE_EVERY == 0:
+        await asyncio.sleep(0)
 
 
 def _checked_text(what: str, text: str, longest: int) -> str:

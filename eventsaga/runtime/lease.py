@@ -31,7 +31,7 @@ class Lease:
         clock: Set by every answer.
         definitions: What the worker can run; shown beside its lease.
         lost: Called when a lease has ended; *worker_id* is a new one by then.
-        regained: Called when effects may start again after they could not.
+        safe: Called after each grant: what was held back may start now.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Lease:
         definitions: Sequence[DefinitionKey],
         *,
         lost: Callable[[UUID], None],
-        regained: Callable[[], None],
+        safe: Callable[[], None],
     ) -> None:
         self.worker_id: UUID = uuid4()
         self._store = store
@@ -50,7 +50,7 @@ class Lease:
         self._clock = clock
         self._definitions = definitions
         self._lost = lost
-        self._regained = regained
+        self._safe = safe
         self._safe_until = float("-inf")
 
     @property
@@ -91,13 +91,10 @@ class Lease:
 
     async def _renew(self) -> None:
         sent = self._clock.monotonic()
-        was_safe = self.is_safe
         renewal = await self._store.renew(self.worker_id, self._settings.lease)
         self._clock.align(renewal.now, sent=sent, received=self._clock.monotonic())
         if renewal.granted:
             self._granted(sent)
-            if not was_safe:
-                self._regained()
             return
         previous, self.worker_id = self.worker_id, uuid4()
         self._safe_until = float("-inf")
@@ -107,3 +104,5 @@ class Lease:
     def _granted(self, sent: float) -> None:
         usable = self._settings.lease - self._settings.lease_margin
         self._safe_until = sent + usable.total_seconds()
+        if self.is_safe:
+            self._safe()

@@ -82,7 +82,7 @@ class Worker:
             clock,
             tuple(sagas),
             lost=self._lease_lost,
-            regained=self._lease_regained,
+            safe=self._lease_safe,
         )
         self.tools = Tools(
             clock=self._clock,
@@ -98,6 +98,7 @@ class Worker:
         # The answer to a claim may have been lost: what it took must be looked up.
         self._claim_in_doubt = False
         self._starved = False
+        self._held_back = False
         self._looked_around_at = float("-inf")
 
     # -- life ------------------------------------------------------------------------------
@@ -226,8 +227,13 @@ class Worker:
 
     @property
     def may_start_effects(self) -> bool:
-        """Whether enough of the lease is left to begin something."""
-        return self._lease.is_safe
+        """Whether enough of the lease is left to begin something.
+
+        Who is told no is asked again when the lease is safe.
+        """
+        safe = self._lease.is_safe
+        self._held_back = self._held_back or not safe
+        return safe
 
     def append(self, append: Append) -> None:
         """Append for this worker."""
@@ -291,7 +297,10 @@ class Worker:
         self._runs.clear()
         self._poke.set()
 
-    def _lease_regained(self) -> None:
+    def _lease_safe(self) -> None:
+        if not self._held_back:
+            return
+        self._held_back = False
         for run in tuple(self._runs.values()):
             run.perform()
 

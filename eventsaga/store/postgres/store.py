@@ -4,7 +4,7 @@ It owns the connections and nothing else: every verb is a function of its own mo
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import update_wrapper
@@ -12,6 +12,7 @@ from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventsaga.core.state import Status
@@ -88,6 +89,8 @@ class _Statements:
     discard_mail: str = mail.DISCARD
     sweep_mail: str = mail.SWEEP
     get_saga: str = read.GET
+    find_sagas: str = read.FIND
+    find_events: str = read.FIND_EVENTS
     list_sagas: str = read.LIST
     history: str = read.HISTORY
     settled: str = read.SETTLED
@@ -163,7 +166,8 @@ class PostgresStore:
             yield connection  # type: ignore[misc]
         except CONNECTION_ERRORS as error:
             # Whatever state it is in, nobody else shall meet it, nor its siblings.
-            connection.terminate()
+            with suppress(asyncpg.InterfaceError):  # the pool may have noticed before us
+                connection.terminate()
             await pool.expire_connections()
             raise unavailable(error, self.url) from error
         finally:
@@ -263,6 +267,14 @@ class PostgresStore:
         """Return the row of *saga_id*; None if there is none."""
         async with self.connection() as connection:
             return await read.get(connection, self._sql.get_saga, saga_id)
+
+    @_asked_again
+    async def find(self, first: UUID, last: UUID, limit: int) -> list[UUID]:
+        """Return at most *limit* ids from *first* to *last* for which anything is stored."""
+        async with self.connection() as connection:
+            return await read.find(
+                connection, self._sql.find_sagas, self._sql.find_events, first, last, limit
+            )
 
     @_asked_again
     async def list_sagas(
