@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -96,7 +96,7 @@ class Crew:
 
 
 @asynccontextmanager
-async def crew(database: str, participant: str, folder: Path) -> AsyncIterator[Crew]:
+async def crew(database: str, participant: str, folder: Path) -> AsyncGenerator[Crew]:
     """Lend a crew and see that nobody is left behind."""
     members = Crew(database, participant, folder)
     try:

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -89,7 +89,7 @@ def kill(pid: int) -> None:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Participant]:
+async def running() -> AsyncGenerator[Participant]:
     """Serve a participant on a free port of 127.0.0.1."""
     participant = Participant()
     route = Route("/{operation}/{step}/{number:int}", participant.answer, methods=["POST"])
