@@ -8,6 +8,7 @@ The modules in import order::
     outcome    what an error means      failed, in doubt, wait
     execute    how an attempt runs      one function call, one outcome
     run        one saga in memory       commands in, appends and attempts out
+    recover    how a claimed saga goes on   replay, then one command
     lease      may this worker act      heartbeat and its margin
     worker     all sagas of a process   claim, recover, mail, drain
 """

@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from eventsaga.core.commands import Park, Recover, RequestCancel, Wake
-from eventsaga.core.events import ParkReason
-from eventsaga.core.state import Phase, State, replay
+from eventsaga.core.commands import Recover, RequestCancel
+from eventsaga.core.state import State
 from eventsaga.errors import DatabaseUnavailableError
 from eventsaga.observe.log import logger
+from eventsaga.runtime import recover
 from eventsaga.runtime.clock import Clock, DatabaseClock
 from eventsaga.runtime.execute import Tools
 from eventsaga.runtime.http import shared_transport
@@ -376,39 +376,28 @@ class Worker:
         if claimed.saga_id in self._runs:
             return
         try:
-            run = self._loaded(claimed)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it is wrong with it alone
+            saga, state, last_hash = recover.load(claimed, self._sagas)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it is wrong with it alone
             _log.error("saga_unreadable", saga_id=str(claimed.saga_id), error=repr(error))
             rest = self._clock.now() + _BREATH
             self._do(self._store.give_up(self.worker_id, [(claimed.saga_id, rest)]))
             return
+        command = recover.next_command(
+            claimed,
+            state,
+            worker_id=self.worker_id,
+            now=self._clock.now(),
+            most_claims=self.settings.poison_claims,
+        )
+        if isinstance(command, Recover):
+            _log.info(
+                "saga_recovered",
+                saga_id=str(claimed.saga_id),
+                previous=str(command.previous_worker_id),
+            )
+        run = Run(saga, state, last_hash, self)
         self._runs[run.saga_id] = run
-        now = max(self._clock.now(), run.state.updated_at)
-        previous = self._previous_owner(claimed, run.state)
-        if claimed.claims > self.settings.poison_claims:
-            run.submit(_park_poison(now, claimed.claims))
-        elif previous is not None:
-            _log.info("saga_recovered", saga_id=str(run.saga_id), previous=str(previous))
-            run.submit(Recover(at=now, worker_id=self.worker_id, previous_worker_id=previous))
-        else:
-            run.submit(Wake(at=now))
-
-    def _loaded(self, claimed: Claimed) -> Run:
-        if claimed.unreadable is not None:
-            raise claimed.unreadable
-        events = (stored.event for stored in claimed.history)
-        state = replay(events, State(claimed.saga_id))
-        saga = self._sagas[state.saga_name, state.version, state.fingerprint]
-        return Run(saga, state, claimed.history[-1].hash, self)
-
-    def _previous_owner(self, claimed: Claimed, state: State) -> UUID | None:
-        """Return who may have left attempts behind; None if nobody did."""
-        if claimed.previous_owner is not None:
-            return claimed.previous_owner
-        if next(state.in_phase(Phase.RUNNING, Phase.COMPENSATING), None) is None:
-            return None
-        # An attempt that nobody owns: whoever wrote last had it.
-        return claimed.history[-1].worker_id or self.worker_id
+        run.submit(command)
 
     def _drive(self, run: Run) -> None:
         self._runs[run.saga_id] = run
@@ -426,12 +415,3 @@ class Worker:
         else:
             _log.error("message_not_understood", kind=message.kind, saga_id=str(run.saga_id))
             self.discard_mail(message.saga_id, message.message_id)
-
-
-def _park_poison(now: datetime, claims: int) -> Park:
-    return Park(
-        at=now,
-        reason=ParkReason.POISON,
-        message=f"taken over {claims - 1} times in a row without progress",
-        remedy="find out why the process dies while it runs this saga, then retry",
-    )
