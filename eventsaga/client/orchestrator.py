@@ -1,24 +1,21 @@
-"""How do I use it? Start sagas, wait for them, look at them, and run a worker beside."""
+"""Who starts sagas, waits for them, looks at them, and runs a worker beside?"""
 
 import asyncio
-import hashlib
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Self
 from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from eventsaga.core.commands import StartSaga, Wake
-from eventsaga.core.decide import transition
-from eventsaga.core.state import Phase, State, Status, replay
+from eventsaga.client.handle import SagaHandle
+from eventsaga.client.prepare import checked_input, prepare, printable
+from eventsaga.client.view import SagaState, view
+from eventsaga.core.state import State, Status, replay
 from eventsaga.errors import (
     DefinitionError,
     IllegalCommandError,
-    PayloadError,
     SagaNotFoundError,
     UnknownSagaError,
 )
@@ -30,108 +27,11 @@ from eventsaga.saga import Saga
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Refused, SagaRow, Start, StartResult, StoredEvent
 from eventsaga.store.postgres.store import PostgresStore
-from eventsaga.store.projection import current_steps, error_of
-from eventsaga.wire.payload import dump, dump_canonical, to_json_object, to_model
+from eventsaga.wire.payload import to_json_object
 
-Context = TypeVar("Context")
-
-_MAX_KEY: Final = 500
-_MAX_CORRELATION_ID: Final = 200
 _MAX_ACTOR: Final = 200
 _REALIGN_SECONDS: Final = 60.0
 _BREATHE_EVERY: Final = 50
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaError:
-    """Why a saga went back, or waits.
-
-    Attributes:
-        step_name: The step that failed; None if no step did.
-        message: What was reported.
-        timestamp: When.
-    """
-
-    step_name: str | None
-    message: str
-    timestamp: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaState(Generic[Context]):
-    """A saga as its history has it.
-
-    Attributes:
-        saga_id: The saga.
-        saga_name: Its definition.
-        version: Version of the definition.
-        status: Where it stands.
-        context: The context model; a dict if the saga is not registered here.
-        completed_steps: Steps that succeeded and were not compensated, in order.
-        compensated_steps: Steps whose compensation is done, in order of their start.
-        in_doubt_steps: Steps whose effect may have happened, and nobody knows.
-        current_steps: Steps that are running or waiting for another attempt.
-        error: Why it went back, or waits; None if it does neither.
-        correlation_id: Sent along with every call of the saga.
-        seq: Number of events.
-        created_at: Time of the first event.
-        updated_at: Time of the last event.
-    """
-
-    saga_id: UUID
-    saga_name: str
-    version: int
-    status: Status
-    context: Context
-    completed_steps: tuple[str, ...]
-    compensated_steps: tuple[str, ...]
-    in_doubt_steps: tuple[str, ...]
-    current_steps: tuple[str, ...]
-    error: SagaError | None
-    correlation_id: str
-    seq: int
-    created_at: datetime
-    updated_at: datetime
-
-
-class SagaHandle:
-    """A saga that was started. Cheap: it holds nothing but the id.
-
-    Attributes:
-        id: The saga.
-        created: Whether this start created it; False if its key had done so before.
-    """
-
-    def __init__(self, orchestrator: "Orchestrator", saga_id: UUID, *, created: bool) -> None:
-        self.id = saga_id
-        self.created = created
-        self._orchestrator = orchestrator
-
-    def __repr__(self) -> str:
-        return f"SagaHandle({self.id})"
-
-    async def result(self, timeout: float | None = None) -> SagaState[Any]:  # noqa: ASYNC109
-        """Wait until the saga has ended or is parked, and return where it stands.
-
-        Args:
-            timeout: Wait at most so many seconds; None for as long as it takes.
-
-        Raises:
-            TimeoutError: If it takes longer; the saga goes on.
-        """
-        return await self._orchestrator.wait(self.id, timeout=timeout)
-
-    async def state(self) -> SagaState[Any]:
-        """Return where the saga stands now."""
-        return await self._orchestrator.get(self.id)
-
-    async def history(self) -> tuple[StoredEvent, ...]:
-        """Return all events of the saga in order."""
-        return await self._orchestrator.history(self.id)
-
-    async def cancel(self, reason: str, *, actor: str = "client") -> None:
-        """Ask the saga to go back; see `Orchestrator.cancel`."""
-        await self._orchestrator.cancel(self.id, reason, actor=actor)
 
 
 class Orchestrator:
@@ -174,6 +74,11 @@ class Orchestrator:
     def sagas(self) -> tuple[Saga[Any], ...]:
         """What can be started here and, with a worker, what it runs."""
         return tuple(self._sagas.values())
+
+    @property
+    def runs_sagas(self) -> bool:
+        """Whether it has a worker, or gets one when it is opened."""
+        return self._with_worker
 
     async def __aenter__(self) -> Self:
         await self.store.__aenter__()
@@ -228,10 +133,17 @@ class Orchestrator:
             DatabaseUnavailableError: If the caller's connection fails.
         """
         bound = self._registered(saga)
-        plain = self._checked(bound, context)
+        plain = checked_input(bound, context)
         await self._align()
         here = connection is None and self._worker is not None and self._worker.has_room
-        start = self._prepared(bound, plain, key, correlation_id, here=here)
+        start = prepare(
+            bound,
+            plain,
+            at=self._clock.now(),
+            key=key,
+            correlation_id=correlation_id,
+            begin=here,
+        )
         if connection is not None:
             result = await self.store.start_within(connection, start)
         else:
@@ -265,7 +177,7 @@ class Orchestrator:
         bound = self._registered(saga)
         checked: list[dict[str, Any]] = []
         for number, context in enumerate(contexts):
-            checked.append(self._checked(bound, context, what=f"$[{number}]"))
+            checked.append(checked_input(bound, context, what=f"$[{number}]"))
             await _breathe(number)
         named = [None] * len(checked) if keys is None else list(keys)
         if len(named) != len(checked):
@@ -275,7 +187,9 @@ class Orchestrator:
         for number, (plain, key) in enumerate(zip(checked, named, strict=True)):
             await _breathe(number)
             here = self._worker is not None and self._worker.has_room
-            start = self._prepared(bound, plain, key, None, here=here)
+            start = prepare(
+                bound, plain, at=self._clock.now(), key=key, correlation_id=None, begin=here
+            )
             waits.append(self._sent(bound, start))
         results = await asyncio.gather(*waits)
         errors = [result.error for result in results if isinstance(result, Refused)]
@@ -293,45 +207,6 @@ class Orchestrator:
         if found is None or definition_key(found) not in self._sagas:
             raise UnknownSagaError(name, tuple(self._newest))
         return found
-
-    def _checked(
-        self, saga: Saga[Any], context: BaseModel | Mapping[str, Any], *, what: str = "$"
-    ) -> dict[str, Any]:
-        if isinstance(context, BaseModel) and not isinstance(context, saga.context):
-            kind, wanted = type(context).__name__, saga.context.__name__
-            raise PayloadError(what, f"saga {saga.name!r} takes {wanted}, not {kind}")
-        plain = to_json_object(context, what=what)
-        # Back and forth once: what is stored is what every later load will see.
-        model = to_model(saga.context, dump(plain), what=what)
-        return plain if isinstance(context, BaseModel) else to_json_object(model, what=what)
-
-    def _prepared(
-        self,
-        saga: Saga[Any],
-        context: dict[str, Any],
-        key: str | None,
-        correlation_id: str | None,
-        *,
-        here: bool,
-    ) -> Start:
-        """Return the start of a saga; *here* if this worker drives it at once."""
-        saga_id = new_id()
-        command = StartSaga(
-            at=self._clock.now(),
-            context=context,
-            correlation_id=_checked_text(
-                "correlation_id", correlation_id or str(saga_id), _MAX_CORRELATION_ID
-            ),
-            key=None if key is None else _checked_text("key", key, _MAX_KEY),
-        )
-        decided = transition(saga.definition, State(saga_id), command)
-        events, state = decided.events, decided.state
-        if here:
-            # Intent of the first step in the first commit: N steps cost N + 1 commits.
-            first = transition(saga.definition, state, Wake(at=command.at))
-            events, state = events + first.events, first.state
-        digest = hashlib.sha256(dump_canonical(context).encode()).digest()
-        return Start(events=events, state=state, owned=here, digest=digest, done=_ignored)
 
     def _sent(self, saga: Saga[Any], start: Start) -> asyncio.Future[StartResult]:
         answer: asyncio.Future[StartResult] = asyncio.get_running_loop().create_future()
@@ -357,7 +232,7 @@ class Orchestrator:
             SagaNotFoundError: If there is no such saga.
         """
         history = await self.history(saga_id)
-        return self._view(replay((stored.event for stored in history), State(saga_id)))
+        return view(replay((stored.event for stored in history), State(saga_id)), self._sagas)
 
     async def list(
         self,
@@ -413,35 +288,7 @@ class Orchestrator:
                 settled = await self._waiting.wait(saga_id)
         except TimeoutError:
             raise TimeoutError(f"saga {saga_id} is not finished after {timeout:g} s") from None
-        return await self.get(saga_id) if settled is None else self._view(settled)
-
-    def _view(self, state: State) -> SagaState[Any]:
-        saga = self._sagas.get((state.saga_name, state.version, state.fingerprint))
-        error = error_of(state)
-        return SagaState(
-            saga_id=state.saga_id,
-            saga_name=state.saga_name,
-            version=state.version,
-            status=state.status,
-            context=dict(state.context)
-            if saga is None
-            else to_model(saga.context, dump(state.context)),
-            completed_steps=tuple(state.in_phase(Phase.SUCCEEDED)),
-            compensated_steps=tuple(state.in_phase(Phase.COMPENSATED)),
-            in_doubt_steps=tuple(name for name, step in state.steps.items() if step.is_in_doubt),
-            current_steps=current_steps(state),
-            error=None
-            if error is None
-            else SagaError(
-                step_name=error["step_name"],
-                message=error["message"],
-                timestamp=datetime.fromisoformat(error["timestamp"]),
-            ),
-            correlation_id=state.correlation_id,
-            seq=state.seq,
-            created_at=state.created_at,
-            updated_at=state.updated_at,
-        )
+        return await self.get(saga_id) if settled is None else view(settled, self._sagas)
 
     # -- commanding ------------------------------------------------------------------------
 
@@ -466,7 +313,7 @@ class Orchestrator:
         if row.status.is_settled:
             raise IllegalCommandError("cancel", f"the saga is {row.status} already")
         data = to_json_object({"reason": reason})
-        actor = _checked_text("actor", actor, _MAX_ACTOR)
+        actor = printable("actor", actor, _MAX_ACTOR)
         await self.store.post(saga_id, new_id(), "cancel", data, actor)
         self._poke()
 
@@ -526,14 +373,6 @@ async def _breathe(number: int) -> None:
         await asyncio.sleep(0)
 
 
-def _checked_text(what: str, text: str, longest: int) -> str:
-    if not text or len(text) > longest or not text.isprintable():
-        raise PayloadError(what, f"must be 1 to {longest} printable characters, not {text[:60]!r}")
-    if what == "correlation_id" and not text.isascii():
-        raise PayloadError(what, "must be ASCII, because it is sent in a header")
-    return text
-
-
 def _resolver(answer: "asyncio.Future[StartResult]") -> Callable[[StartResult], None]:
     def resolve(result: StartResult) -> None:
         # The caller may have stopped waiting; the saga exists all the same.
@@ -541,7 +380,3 @@ def _resolver(answer: "asyncio.Future[StartResult]") -> Callable[[StartResult], 
             answer.set_result(result)
 
     return resolve
-
-
-def _ignored(_result: StartResult) -> None:
-    """Stand in until somebody waits for the result."""

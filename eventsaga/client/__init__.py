@@ -1,0 +1,7 @@
+"""How do I use it? Start sagas, wait for them, look at them, and run a worker beside."""
+
+from eventsaga.client.handle import SagaHandle
+from eventsaga.client.orchestrator import Orchestrator
+from eventsaga.client.view import SagaError, SagaState
+
+__all__ = ["Orchestrator", "SagaError", "SagaHandle", "SagaState"]
