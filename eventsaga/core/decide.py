@@ -75,6 +75,8 @@ def transition(definition: SagaDefinition, state: State, command: Command) -> Tr
     Raises:
         IllegalCommandError: If *state* does not allow the command.
     """
+    if state.seq == 0 and not isinstance(command, StartSaga):
+        raise IllegalCommandError("go on", "the saga was never started")
     draft = _Draft(definition, state)
     _handle(draft, command)
     return Transition(tuple(draft.events), draft.state)
@@ -267,7 +269,8 @@ def _running(
             f"attempt {command.attempt} to {command.operation} {command.step!r} never started",
         )
     current = step.phase is phase and command.attempt == attempt
-    return step if current else None
+    # A parked saga may show an attempt as running; it was given up.
+    return step if current and not draft.state.status.is_settled else None
 
 
 def _retry_at(
@@ -308,6 +311,8 @@ def _conflict(draft: _Draft, step: StepName, result: JsonObject | None) -> str |
 
 def _interrupt(draft: _Draft, at: datetime, error_type: str, message: str) -> None:
     """Record that running attempts were cut short by the end of their process."""
+    if draft.state.status.is_settled:
+        return  # parked meanwhile: its attempts were given up
     going_back = draft.state.turn is not None
     for name in tuple(draft.state.open_steps):
         step = draft.state.steps[name]

@@ -7,6 +7,7 @@ be compensated when everything that depends on it has been.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from eventsaga.errors import DefinitionError
 StepName = str
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
-# Larger powers overflow a float; the delay is capped by max_delay long before.
+# Beyond this any growth that is worth its name has reached max_delay.
 _MAX_EXPONENT: Final = 64
 
 
@@ -33,7 +34,7 @@ class RetryPolicy:
     Attributes:
         max_attempts: Total attempts, the first one included. At least 1.
         delay: Upper bound of the wait before the second attempt.
-        multiplier: Each further bound is this many times the one before. At least 1.
+        multiplier: Each further bound is this many times the one before. Finite, at least 1.
         max_delay: Upper bound of any single wait.
 
     Raises:
@@ -51,8 +52,10 @@ class RetryPolicy:
         if self.delay < timedelta(0) or self.max_delay < timedelta(0):
             raise DefinitionError("retry delays must not be negative")
         # Written so that NaN is refused too.
-        if not self.multiplier >= 1:
-            raise DefinitionError(f"multiplier must be at least 1, not {self.multiplier}")
+        if not 1 <= self.multiplier < math.inf:
+            raise DefinitionError(
+                f"multiplier must be at least 1 and finite, not {self.multiplier}"
+            )
 
     def wait_after(self, spent: int, jitter: float) -> timedelta | None:
         """Return the wait before the next attempt; None if none is left.
@@ -63,9 +66,14 @@ class RetryPolicy:
         """
         if spent >= self.max_attempts:
             return None
-        growth = self.multiplier ** min(spent - 1, _MAX_EXPONENT)
-        ceiling = min(self.delay.total_seconds() * growth, self.max_delay.total_seconds())
-        return timedelta(seconds=ceiling * jitter)
+        return timedelta(seconds=self._ceiling(spent - 1) * jitter)
+
+    def _ceiling(self, exponent: int) -> float:
+        delay, cap = self.delay.total_seconds(), self.max_delay.total_seconds()
+        try:
+            return min(delay * self.multiplier ** min(exponent, _MAX_EXPONENT), cap)
+        except OverflowError:
+            return cap if delay else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

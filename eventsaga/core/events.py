@@ -171,7 +171,7 @@ class CompensationStarted:
 
     at: datetime
     reason: TurnReason
-    because_of: StepName | None
+    because_of: StepName | None = None
     message: str
 
 

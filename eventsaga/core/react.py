@@ -57,8 +57,8 @@ def react(definition: SagaDefinition, state: State) -> tuple[Effect, ...]:
 
 def _wake_at(state: State) -> datetime | None:
     """Return when the clock matters next; None if only running attempts matter."""
-    if state.status is Status.PENDING:
-        return state.updated_at
+    if state.status is Status.PENDING or not state.open_steps:
+        return state.updated_at  # a worker that stopped held back what follows
     instants = [
         retry_at
         for name in state.open_steps

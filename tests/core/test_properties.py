@@ -1,0 +1,91 @@
+"""What holds for every saga, whatever happens to it? Hypothesis looks for a way out."""
+
+from hypothesis import HealthCheck, given, settings
+
+from eventsaga.core.events import SagaEvent, StepStarted
+from eventsaga.core.react import WakeAt, react
+from eventsaga.core.state import State, Status, evolve, replay
+from tests.core.histories import SAGA
+from tests.core.invariants import complaints
+from tests.core.plots import Player, Plot, played, plots
+
+BOUNDED = settings(
+    max_examples=80,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+@BOUNDED
+@given(plots())
+def test_every_story_ends_and_breaks_no_invariant(plot: Plot) -> None:
+    story = played(plot)
+
+    assert story.state.status.is_settled
+    assert complaints(plot.definition, story.events) == []
+
+
+@BOUNDED
+@given(plots())
+def test_no_beginning_of_a_story_breaks_an_invariant(plot: Plot) -> None:
+    """The store may be read after any append."""
+    for story in Player(plot).play():
+        assert complaints(plot.definition, story.events) == []
+
+
+@BOUNDED
+@given(plots())
+def test_the_live_state_is_the_fold_of_all_events(plot: Plot) -> None:
+    for story in Player(plot).play():
+        replayed = replay(story.events, State(SAGA))
+
+        assert story.state == replayed
+        assert react(plot.definition, story.state) == react(plot.definition, replayed)
+
+
+@BOUNDED
+@given(plots())
+def test_neither_folding_nor_deciding_changes_the_state_it_was_given(plot: Plot) -> None:
+    kept: list[tuple[State, str]] = []
+    for story in Player(plot).play():
+        before = repr(story.state)
+        react(plot.definition, story.state)
+        evolve(story.state, story.events[0])
+        assert repr(story.state) == before
+        kept.append((story.state, before))
+
+    assert all(repr(state) == before for state, before in kept)
+
+
+@BOUNDED
+@given(plots())
+def test_an_unsettled_saga_always_has_something_due(plot: Plot) -> None:
+    for story in Player(plot).play():
+        effects = react(plot.definition, story.state)
+
+        assert bool(effects) != story.state.status.is_settled
+        assert sum(isinstance(effect, WakeAt) for effect in effects) <= 1
+
+
+@BOUNDED
+@given(plots())
+def test_a_crash_after_any_append_loses_no_effect(plot: Plot) -> None:
+    """What storage asks for at each version is what the live worker was asked."""
+    owed: dict[int, tuple[object, ...]] = {}
+    events: list[SagaEvent] = []
+    for story in Player(plot).play():
+        owed[story.state.seq] = react(plot.definition, story.state)
+        events = story.events
+
+    for version, effects in owed.items():
+        assert react(plot.definition, replay(events[:version], State(SAGA))) == effects
+
+
+@BOUNDED
+@given(plots())
+def test_a_saga_to_which_nothing_happens_starts_each_step_once(plot: Plot) -> None:
+    story = played(Plot(plot.definition, (), plot.picks, frozenset()))
+
+    assert story.state.status is Status.COMPLETED
+    assert sorted(event.step for event in story.of(StepStarted)) == sorted(plot.definition.order)
