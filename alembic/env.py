@@ -9,16 +9,28 @@ import os
 from typing import Any
 
 from alembic import context
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.schema import CreateSchema
 
+from eventsaga.errors import SettingsError
+from eventsaga.settings import Settings
 from eventsaga.store.postgres.connect import sqlalchemy_url
 from eventsaga.store.postgres.tables import metadata_in
 
 config = context.config
 _arguments = context.get_x_argument(as_dictionary=True)
-_schema = config.attributes.get("schema") or _arguments.get("schema") or "eventsaga"
+
+
+def _checked(schema: str) -> str:
+    try:
+        return Settings(schema=schema).schema
+    except SettingsError as error:
+        raise CommandError(str(error)) from error
+
+
+_schema = _checked(config.attributes.get("schema") or _arguments.get("schema") or "eventsaga")
 
 
 def _url() -> str:
@@ -28,7 +40,7 @@ def _url() -> str:
         or os.environ.get("EVENTSAGA_DATABASE_URL")
     )
     if not url:
-        raise SystemExit("set EVENTSAGA_DATABASE_URL, or pass -x url=postgresql://…")
+        raise CommandError("set EVENTSAGA_DATABASE_URL, or pass -x url=postgresql://…")
     return str(url)
 
 
@@ -50,6 +62,8 @@ def _configure(connection: Connection | None) -> None:
     if connection is None:
         context.configure(
             dialect_name="postgresql",
+            # Another style would write every "%" of a function's body twice.
+            dialect_opts={"paramstyle": "named"},
             literal_binds=True,
             output_buffer=config.output_buffer,
             **options,

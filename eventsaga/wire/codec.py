@@ -7,7 +7,7 @@ raised and an upcaster from the version before is added; stored events are never
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -63,21 +63,30 @@ def encode(event: ev.SagaEvent) -> bytes:
     return _adapter(type(event)).dump_json(event, exclude=_NOT_IN_DATA, exclude_none=True)
 
 
-def decode(name: str, version: int, at: datetime, text: str) -> ev.SagaEvent:
+def decode(name: str, version: int, at: datetime, text: str | None) -> ev.SagaEvent:
     """Return the event that was stored under *name*.
 
     Raises:
         UnknownEventError: If a newer eventsaga wrote it.
-        ValueError: If the data is not what this name stands for.
+        ValueError: If the data is not what this name stands for, or is gone.
     """
     cls = _CLASS_OF.get(name)
     if cls is None or version > schema_version(name):
         raise UnknownEventError(name, version)
-    data = upcast(name, version, load(text))
+    data = _json_object(name, text)
     try:
-        return _adapter(cls).validate_python({**data, "at": at})
+        return _adapter(cls).validate_python({**upcast(name, version, data), "at": at})
     except ValidationError as error:
         raise ValueError(f"{name}: {error.error_count()} fields do not fit") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name}: the data of version {version} does not fit") from error
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any]:
+    data = None if text is None else load(text)
+    if not isinstance(data, dict):
+        raise ValueError(f"{name}: the data is no JSON object")  # noqa: TRY004 - data, not types
+    return cast("dict[str, Any]", data)
 
 
 def upcast(

@@ -8,7 +8,8 @@ written, and the error names the place. Also the only module that turns data int
 import json
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, Final, TypeGuard, TypeVar, cast
@@ -152,6 +153,14 @@ def _plain_items(value: Sequence[Any], depth: int) -> list[Any]:
     return plain
 
 
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_iterator(value: object) -> bool:
+    return isinstance(value, Iterator)
+
+
 def _text_key(key: object) -> str:
     if isinstance(key, str):
         return key
@@ -191,7 +200,7 @@ def _plain_number(value: float) -> int | float:
 
 def _converted(value: Any) -> Any:
     """Return *value* as JSON data, as pydantic writes it."""
-    if isinstance(value, Iterator):
+    if _is_iterator(value):
         raise _of_no_kind(value)  # it may never end
     try:
         if isinstance(value, BaseModel):
@@ -217,8 +226,8 @@ def _faithful(value: Any, plain: Any) -> Any:
         return value  # judged later, as the number that it was
     if isinstance(plain, dict):
         return _faithful_members(value, cast("dict[str, Any]", plain))
-    if isinstance(plain, list):
-        return _faithful_items(value, cast("list[Any]", plain))
+    if _is_list(plain):
+        return _faithful_items(value, plain)
     secret = getattr(value, "get_secret_value", None)
     if secret is not None and secret() != plain:
         raise _Flaw(f"{type(value).__name__} would be stored as asterisks")
@@ -237,9 +246,9 @@ def _faithful_members(value: Any, plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _faithful_items(value: Any, plain: list[Any]) -> list[Any]:
-    if isinstance(value, Iterator):
+    if _is_iterator(value):
         raise _of_no_kind(value)
-    if isinstance(value, Set):
+    if isinstance(value, AbstractSet):
         return sorted(plain, key=dump_canonical)
     parts = tuple(_parts(value))
     if len(parts) == len(plain):

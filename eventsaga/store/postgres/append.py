@@ -12,7 +12,13 @@ from uuid import UUID
 
 from eventsaga.store.ports import Append
 from eventsaga.store.postgres.connect import Connection
-from eventsaga.store.postgres.rows import STEP_SEPARATOR, EventRow, columns, event_rows
+from eventsaga.store.postgres.rows import (
+    STEP_SEPARATOR,
+    EventRow,
+    columns,
+    event_rows,
+    warn_if_large,
+)
 from eventsaga.store.projection import current_steps, error_text
 from eventsaga.wire.payload import dump
 
@@ -114,6 +120,10 @@ def encode_append(append: Append) -> EncodedAppend:
     )
     settled = state.status.is_settled
     turned = state.turn is not None or settled
+    # Written when the status changes only: in between it is in the events.
+    context = dump(state.context) if state.status is not append.before else None
+    if context is not None:
+        warn_if_large(state.saga_id, "context", len(context))
     saga = _SagaRow(
         state.saga_id,
         append.expected,
@@ -121,8 +131,7 @@ def encode_append(append: Append) -> EncodedAppend:
         rows[-1].hash,
         state.status.value,
         STEP_SEPARATOR.join(current_steps(state)),
-        # Written when the status changes only: in between it is in the events.
-        dump(state.context) if state.status is not append.before else None,
+        context,
         error_text(state) if turned else None,
         state.updated_at,
         append.release or settled,

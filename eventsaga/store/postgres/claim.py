@@ -91,10 +91,13 @@ async def claim(
     return await connection.fetch(statement, worker_id, names, versions, fingerprints, limit)
 
 
-# By the database's clock: the caller's may not agree with it.
+# By the database's clock: the caller's may not agree with it. Whoever gives a saga up has
+# outlived it, so the claim that this ends is not one of those that a poison saga leaves.
 GIVE_UP: Final = """
 UPDATE eventsaga.sagas s
-   SET owner = NULL, wake_at = coalesce(g.wake_at, clock_timestamp())
+   SET owner = NULL,
+       wake_at = coalesce(g.wake_at, clock_timestamp()),
+       claims = greatest(s.claims - 1, 0)
   FROM unnest($2::uuid[], $3::timestamptz[]) AS g(saga_id, wake_at)
  WHERE s.saga_id = g.saga_id AND s.owner = $1::uuid
 """

@@ -137,7 +137,7 @@ def unavailable(error: Exception, url: str) -> DatabaseUnavailableError:
 def is_infrastructure(error: BaseException) -> bool:
     """Whether *error* says nothing about the statement: trying again makes sense."""
     if isinstance(error, asyncpg.PostgresError):
-        code = error.sqlstate or "XX000"
+        code = error.sqlstate or "08000"
         return code.startswith(_INFRASTRUCTURE_CLASSES) or code in {
             _LOCK_NOT_AVAILABLE,
             _READ_ONLY,

@@ -17,21 +17,30 @@ ON CONFLICT (worker_id) DO UPDATE SET lease_until = excluded.lease_until
 RETURNING clock_timestamp() AS now
 """
 
-# A lease that has ended is never extended: somebody may have acted on its end already.
+# A lease that has ended is never extended: somebody may have acted on its end already. The
+# row is locked before the clock is read: a claim may hold it, and the lease end meanwhile.
 RENEW: Final = """
-WITH renewed AS (
-    UPDATE eventsaga.workers
+WITH held AS MATERIALIZED (
+    SELECT worker_id, lease_until
+      FROM eventsaga.workers
+     WHERE worker_id = $1::uuid
+       FOR NO KEY UPDATE
+), renewed AS (
+    UPDATE eventsaga.workers w
        SET heartbeat_at = clock_timestamp(), lease_until = clock_timestamp() + $2::interval
-     WHERE worker_id = $1::uuid AND lease_until > clock_timestamp()
- RETURNING worker_id
+      FROM held
+     WHERE w.worker_id = held.worker_id AND held.lease_until > clock_timestamp()
+ RETURNING w.worker_id
 )
 SELECT EXISTS (SELECT FROM renewed) AS granted, clock_timestamp() AS now
 """
 
 # The sagas first: a lease that ends before its sagas are free would look like a crash.
+# Claims that end by an orderly leave are not counted: see `GIVE_UP` in `claim`.
 RELEASE: Final = """
 WITH freed AS (
-    UPDATE eventsaga.sagas SET owner = NULL, wake_at = clock_timestamp()
+    UPDATE eventsaga.sagas
+       SET owner = NULL, wake_at = clock_timestamp(), claims = greatest(claims - 1, 0)
      WHERE owner = $1::uuid
  RETURNING saga_id
 ), ended AS (

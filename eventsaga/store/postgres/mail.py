@@ -4,7 +4,7 @@ An insert takes no lock on the saga's row, so a caller's long transaction holds 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from eventsaga.store.ports import Message
@@ -64,11 +64,23 @@ async def read(
             saga_id=row["saga_id"],
             message_id=row["id"],
             kind=row["kind"],
-            data=load(row["data"]),
+            data=_data(row["data"]),
             actor=row["actor"],
         )
         for row in await connection.fetch(statement, worker_id, limit)
     ]
+
+
+def _data(text: str) -> Mapping[str, Any]:
+    """Return the data of a request; empty if whoever inserted it wrote no JSON object.
+
+    PostgreSQL takes more for json than there is data for, such as a lone surrogate.
+    """
+    try:
+        data = load(text)
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
 
 
 async def discard(

@@ -31,6 +31,21 @@ SELECT saga_id, name, version, fingerprint, status, current_steps, context, erro
  LIMIT $5
 """
 
+FIND: Final = """
+SELECT saga_id FROM eventsaga.sagas
+ WHERE saga_id >= $1::uuid AND saga_id <= $2::uuid
+ ORDER BY saga_id
+ LIMIT $3
+"""
+
+# Events whose saga has no row; asked only when no row fits.
+FIND_EVENTS: Final = """
+SELECT DISTINCT saga_id FROM eventsaga.events
+ WHERE saga_id >= $1::uuid AND saga_id <= $2::uuid
+ ORDER BY saga_id
+ LIMIT $3
+"""
+
 HISTORY: Final = """
 SELECT saga_id, seq, type, schema_version, data, occurred_at, recorded_at, worker_id, hash
   FROM eventsaga.events
@@ -68,7 +83,19 @@ SELECT name, version, fingerprint, count(*) AS sagas, min(since) AS since
 
 
 def saga_row(row: Any) -> SagaRow:
-    """Return a row of ``sagas`` as data."""
+    """Return a row of ``sagas`` as data.
+
+    Raises:
+        CorruptHistoryError: If it holds what no eventsaga writes.
+    """
+    try:
+        return _saga_row(row)
+    except ValueError as error:
+        reason = f"its row cannot be read: {error}"
+        raise CorruptHistoryError(row["saga_id"], row["last_seq"], reason) from error
+
+
+def _saga_row(row: Any) -> SagaRow:
     return SagaRow(
         saga_id=row["saga_id"],
         name=row["name"],
@@ -112,6 +139,16 @@ async def get(connection: Connection, statement: str, saga_id: UUID) -> SagaRow 
     """Return the row of *saga_id*; None if there is none."""
     row = await connection.fetchrow(statement, saga_id)
     return None if row is None else saga_row(row)
+
+
+async def find(  # noqa: PLR0917 - two statements and a range
+    connection: Connection, by_row: str, by_events: str, first: UUID, last: UUID, limit: int
+) -> list[UUID]:
+    """Return at most *limit* ids of a range that stand for a saga, or for what is left of one."""
+    rows = await connection.fetch(by_row, first, last, limit)
+    if not rows:
+        rows = await connection.fetch(by_events, first, last, limit)
+    return [row["saga_id"] for row in rows]
 
 
 async def list_sagas(  # noqa: PLR0917 - the filters, in the statement's order

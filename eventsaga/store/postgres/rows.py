@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from eventsaga.core.events import SagaEvent
+from eventsaga.observe.log import logger
 from eventsaga.wire.chain import SALT_BYTES, link
 from eventsaga.wire.codec import encode, schema_version, stored_name
+from eventsaga.wire.payload import WARN_BYTES
+
+_log = logger("store")
 
 # Separates step names in a text; names are identifiers, so none contains it.
 STEP_SEPARATOR = ","
@@ -42,6 +46,7 @@ def event_rows(
         data = encode(event)
         salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
         seq = after_seq + index + 1
+        warn_if_large(saga_id, name, len(data))
         previous_hash = link(previous_hash, saga_id, seq, name, event.at, salt, data)
         rows.append(
             EventRow(
@@ -56,6 +61,18 @@ def event_rows(
             )
         )
     return rows
+
+
+def warn_if_large(saga_id: UUID, what: str, size: int) -> None:
+    """Say that a saga carries more than it should, long before that is refused.
+
+    Args:
+        saga_id: The saga.
+        what: Stored name of the event, or ``context``.
+        size: Bytes of JSON.
+    """
+    if size >= WARN_BYTES:
+        _log.warning("payload_large", saga_id=str(saga_id), what=what, bytes=size)
 
 
 def columns(rows: Iterable[Sequence[Any]], width: int) -> list[list[Any]]:

@@ -1,0 +1,128 @@
+"""What does the schema protect? History from change, and stores from a schema they do not know."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import asyncpg
+import pytest
+
+from eventsaga.errors import SchemaOutdatedError
+from eventsaga.settings import Settings
+from eventsaga.store.postgres import migrate
+from eventsaga.store.postgres.store import PostgresStore
+from tests.conftest import execute
+
+_INSERT: Final = """
+INSERT INTO eventsaga.events (saga_id, seq, type, schema_version, data, occurred_at, salt, hash)
+VALUES ('00000000-0000-7000-8000-000000000001', $1, 'SagaStarted', 1, '{}', now(), '', '')
+"""
+
+CHANGES: Final = (
+    "UPDATE eventsaga.events SET data = '[]'",
+    "UPDATE eventsaga.events SET hash = 'x', salt = NULL",
+    "DELETE FROM eventsaga.events",
+    "TRUNCATE eventsaga.events",
+    "TRUNCATE eventsaga.events, eventsaga.sagas CASCADE",
+    (
+        "INSERT INTO eventsaga.events SELECT * FROM eventsaga.events"
+        " ON CONFLICT (saga_id, seq) DO UPDATE SET data = '[]'"
+    ),
+    "MERGE INTO eventsaga.events e USING (SELECT 1) x ON true WHEN MATCHED THEN DELETE",
+    "WITH gone AS (DELETE FROM eventsaga.events RETURNING 1) SELECT count(*) FROM gone",
+)
+
+
+@pytest.fixture
+async def superuser(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """Somebody whom no privilege stops, and one event."""
+    connection = await asyncpg.connect(database)
+    await connection.execute(_INSERT, 1)
+    yield connection
+    await connection.close()
+
+
+async def test_superusers_are_meant(superuser: asyncpg.Connection) -> None:
+    assert await superuser.fetchval("SHOW is_superuser") == "on"
+
+
+@pytest.mark.parametrize("role", ["origin", "local", "replica"])
+@pytest.mark.parametrize("change", CHANGES)
+async def test_events_are_append_only_even_for_a_superuser(
+    superuser: asyncpg.Connection, change: str, role: str
+) -> None:
+    """Ordinary triggers are silent on a replica; these are not."""
+    await superuser.execute(f"SET session_replication_role = {role}")
+
+    with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+        await superuser.execute(change)
+
+    assert await superuser.fetchval("SELECT data::text FROM eventsaga.events") == "{}"
+
+
+@pytest.mark.parametrize("change", CHANGES[:4])
+async def test_an_ordinary_trigger_would_be_silent_on_a_replica(
+    superuser: asyncpg.Connection, change: str
+) -> None:
+    """The test above is able to fail: this is what it would find without ENABLE ALWAYS."""
+    for trigger in ("events_append_only", "events_no_truncate"):
+        await superuser.execute(f"ALTER TABLE eventsaga.events ENABLE TRIGGER {trigger}")
+    await superuser.execute("SET session_replication_role = replica")
+
+    assert await superuser.execute(change) in ("UPDATE 1", "DELETE 1", "TRUNCATE TABLE")
+
+
+async def test_the_same_place_in_a_history_is_taken_once(superuser: asyncpg.Connection) -> None:
+    with pytest.raises(asyncpg.UniqueViolationError, match="events_pkey"):
+        await superuser.execute(_INSERT, 1)
+
+
+@pytest.mark.parametrize("seq", [0, -1])
+async def test_a_history_begins_with_one(superuser: asyncpg.Connection, seq: int) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="events_seq_check"):
+        await superuser.execute(_INSERT, seq)
+
+
+# -- opening a store --------------------------------------------------------------------
+
+
+async def test_a_database_without_the_schema_is_refused(empty_database: str) -> None:
+    with pytest.raises(SchemaOutdatedError) as caught:
+        async with PostgresStore(empty_database, Settings()):
+            pass
+
+    assert caught.value.found is None
+    assert caught.value.needed == migrate.newest_revision()
+    assert "eventsaga db upgrade" in str(caught.value)
+
+
+@pytest.mark.parametrize("revision", ["0000", "9999"])
+async def test_an_older_and_a_newer_schema_are_refused(database: str, revision: str) -> None:
+    superuser = await asyncpg.connect(database)
+    await superuser.execute("UPDATE eventsaga.alembic_version SET version_num = $1", revision)
+    await superuser.close()
+
+    with pytest.raises(SchemaOutdatedError) as caught:
+        async with PostgresStore(database, Settings()):
+            pass
+
+    assert caught.value.found == revision
+
+
+async def test_a_schema_of_another_name_does_not_stand_in(database: str) -> None:
+    with pytest.raises(SchemaOutdatedError):
+        async with PostgresStore(database, Settings(schema="orders_sagas")):
+            pass
+
+
+async def test_a_refused_store_leaves_no_connection_behind(database: str) -> None:
+    await execute(database, "DROP TABLE eventsaga.alembic_version")
+
+    with pytest.raises(SchemaOutdatedError):
+        async with PostgresStore(database, Settings()):
+            pass
+
+    observer = await asyncpg.connect(database)
+    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    while await observer.fetchval(count) > 1:  # a backend takes a moment to notice
+        pass
+    await observer.close()

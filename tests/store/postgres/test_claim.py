@@ -1,0 +1,334 @@
+"""Who takes a saga that nobody runs? One worker that has its definition, when it is due."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from eventsaga.errors import CorruptHistoryError, UnknownEventError
+from eventsaga.settings import Settings
+from eventsaga.store.ports import Claimed, Committed
+from eventsaga.store.postgres.claim import CLAIM, claim
+from eventsaga.store.postgres.store import PostgresStore
+from tests.store.barriers import locked, transaction
+from tests.store.builders import (
+    ORDERS,
+    advance,
+    definition_of,
+    hold,
+    key_of,
+    new_worker,
+    start_saga,
+    start_sagas,
+)
+from tests.store.checker import saga_row
+
+_DUE: Final = "UPDATE eventsaga.sagas SET wake_at = clock_timestamp() + $2 WHERE saga_id = $1"
+
+
+def ids(claimed: Sequence[Claimed]) -> set[UUID]:
+    return {saga.saga_id for saga in claimed}
+
+
+async def due_in(sql: asyncpg.Connection, saga_id: UUID, seconds: float) -> None:
+    await sql.execute(_DUE, saga_id, timedelta(seconds=seconds))
+
+
+async def test_a_claimed_saga_comes_with_its_history_and_belongs_to_the_worker(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    held = await start_saga(store)
+    worker = await new_worker(store)
+
+    (claimed,) = await store.claim(worker, ORDERS, 10)
+
+    assert (claimed.saga_id, claimed.claims, claimed.previous_owner) == (held.saga_id, 1, None)
+    row = await saga_row(sql, held.saga_id)
+    assert (row["owner"], row["wake_at"], row["claims"]) == (worker, None, 1)
+    assert isinstance(await advance(store, hold(claimed), worker), Committed)
+
+
+async def test_a_claimed_saga_is_not_claimed_again(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    await start_sagas(store, None, 3)
+    one, two = await new_worker(store), await new_worker(store)
+
+    assert len(await store.claim(one, ORDERS, 10)) == 3
+    assert await store.claim(two, ORDERS, 10) == []
+    assert await store.claim(one, ORDERS, 10) == []
+
+
+async def test_two_workers_that_claim_at_once_take_different_sagas(
+    database: str, store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """The first one's locks are still held when the second one looks; it does not wait."""
+    await start_sagas(store, None, 10)
+    one, two = await new_worker(store), await new_worker(store)
+    async with transaction(database) as first:
+        taken = {row["saga_id"] for row in await claim(first, CLAIM, one, ORDERS, 4)}
+        others = ids(await store.claim(two, ORDERS, 100))
+
+    assert (len(taken), len(others)) == (4, 6)
+    assert not taken & others
+
+
+async def test_many_workers_that_claim_at_once_share_all_sagas(
+    database: str, store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    sagas = await start_sagas(store, None, 60)
+    async with PostgresStore(database, Settings(pool_size=6)) as wide:
+        workers = [await new_worker(wide) for _ in range(6)]
+        shares: list[set[UUID]] = []
+        while sum(map(len, shares)) < len(sagas):
+            claims = (wide.claim(worker, ORDERS, 5) for worker in workers)
+            shares += [ids(share) for share in await asyncio.gather(*claims)]
+
+    assert sum(map(len, shares)) == len(sagas)
+    assert set[UUID]().union(*shares) == {held.saga_id for held in sagas}
+
+
+async def test_a_row_that_somebody_locks_is_passed_over(
+    database: str, store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    held, other = await start_sagas(store, None, 2)
+    worker = await new_worker(store)
+
+    async with locked(database, held.saga_id):
+        assert ids(await store.claim(worker, ORDERS, 10)) == {other.saga_id}
+
+    assert ids(await store.claim(worker, ORDERS, 10)) == {held.saga_id}
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        definition_of("reserve", "charge", "ship", name="refund"),
+        definition_of("reserve", "charge", "ship", version=2),
+        definition_of("reserve", "charge"),
+    ],
+    ids=["name", "version", "shape"],
+)
+async def test_a_worker_leaves_sagas_of_other_definitions_alone(
+    store: PostgresStore, sql: asyncpg.Connection, definition: Any
+) -> None:
+    """Due, written to or orphaned: what it cannot run is not its business."""
+    theirs = [await start_saga(store, definition=definition) for _ in range(2)]
+    await store.post(theirs[1].saga_id, uuid4(), "cancel", {}, "ada")
+    dead = await new_worker(store, (key_of(definition),), timedelta(0))
+    await start_saga(store, dead, definition=definition)
+    mine = await start_saga(store)
+    worker = await new_worker(store)
+
+    assert ids(await store.claim(worker, ORDERS, 10)) == {mine.saga_id}
+    assert len(await store.claim(worker, (key_of(definition),), 10)) == 3
+
+
+async def test_a_worker_without_definitions_claims_nothing(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    await start_saga(store)
+
+    assert await store.claim(await new_worker(store, ()), (), 10) == []
+
+
+# -- when it is due -----------------------------------------------------------------------
+
+
+async def test_what_is_due_for_the_longest_time_is_taken_first(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    sagas = await start_sagas(store, None, 6)
+    order = [3, 0, 5, 1, 4, 2]
+    for number, held in zip(order, sagas, strict=True):
+        await due_in(sql, held.saga_id, number - 60)
+    worker = await new_worker(store)
+
+    taken = [ids(await store.claim(worker, ORDERS, 2)) for _ in range(3)]
+
+    by_age = [sagas[order.index(number)].saga_id for number in range(6)]
+    assert taken == [set(by_age[:2]), set(by_age[2:4]), set(by_age[4:])]
+
+
+async def test_what_is_not_due_yet_sleeps_on(store: PostgresStore, sql: asyncpg.Connection) -> None:
+    """By the clock of the database, whatever that of the worker says."""
+    held = await start_saga(store)
+    worker = await new_worker(store)
+    await due_in(sql, held.saga_id, 3600)
+
+    assert await store.claim(worker, ORDERS, 10) == []
+
+    await due_in(sql, held.saga_id, 0)
+    assert ids(await store.claim(worker, ORDERS, 10)) == {held.saga_id}
+
+
+async def test_a_sleeping_saga_that_somebody_wrote_to_is_woken(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    held, asleep = await start_sagas(store, None, 2)
+    worker = await new_worker(store)
+    for saga in (held, asleep):
+        await due_in(sql, saga.saga_id, 3600)
+
+    await store.post(held.saga_id, uuid4(), "cancel", {"reason": "r"}, "ada")
+
+    assert ids(await store.claim(worker, ORDERS, 10)) == {held.saga_id}
+
+
+async def test_a_saga_that_is_due_and_written_to_is_taken_once(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    held = await start_saga(store)
+    for _ in range(3):
+        await store.post(held.saga_id, uuid4(), "cancel", {"reason": "r"}, "ada")
+
+    (claimed,) = await store.claim(await new_worker(store), ORDERS, 10)
+
+    assert claimed.claims == 1
+
+
+async def test_a_settled_saga_is_never_claimed(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """Not even if somebody writes to it."""
+    owner = await new_worker(store)
+    held = await start_saga(store, owner)
+    while not held.state.status.is_settled:
+        await advance(store, held, owner)
+    await store.post(held.saga_id, uuid4(), "cancel", {"reason": "r"}, "ada")
+
+    assert await store.claim(owner, ORDERS, 10) == []
+
+    await store.sweep_mail()
+    assert await sql.fetchval("SELECT count(*) FROM eventsaga.inbox") == 0
+
+
+async def test_no_more_sagas_are_taken_than_asked_for(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """From all three kinds together."""
+    dead = await new_worker(store, lease=timedelta(0))
+    await start_sagas(store, dead, 5)
+    await start_sagas(store, None, 5)
+    for held in await start_sagas(store, None, 5):
+        await due_in(sql, held.saga_id, 3600)
+        await store.post(held.saga_id, uuid4(), "cancel", {"reason": "r"}, "ada")
+    worker = await new_worker(store)
+
+    counts = [len(await store.claim(worker, ORDERS, 4)) for _ in range(5)]
+
+    assert counts == [4, 4, 4, 3, 0]
+
+
+# -- claims without progress --------------------------------------------------------------
+
+
+async def test_every_claim_counts_until_the_saga_makes_progress(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """It is raised by the claim itself: who is killed by a saga cannot count any more."""
+    held = await start_saga(store)
+    for expected in (1, 2, 3):
+        worker = await new_worker(store, lease=timedelta(0))
+        (claimed,) = await store.claim(worker, ORDERS, 10)
+        assert (claimed.saga_id, claimed.claims) == (held.saga_id, expected)
+
+    worker = await new_worker(store)
+    (claimed,) = await store.claim(worker, ORDERS, 10)
+    await advance(store, hold(claimed), worker, release=True)
+    (claimed,) = await store.claim(worker, ORDERS, 10)
+    assert claimed.claims == 1
+
+
+async def test_a_claim_that_ends_in_good_order_does_not_count(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """Deploys are no sign of poison, nor is a saga that is put back to sleep."""
+    held = await start_saga(store)
+    for _ in range(3):
+        worker = await new_worker(store)
+        (claimed,) = await store.claim(worker, ORDERS, 10)
+        assert claimed.claims == 1
+        await store.release(worker)
+    worker = await new_worker(store)
+    for _ in range(3):
+        (claimed,) = await store.claim(worker, ORDERS, 10)
+        assert claimed.claims == 1
+        await store.give_up(worker, [(held.saga_id, None)])
+
+    assert (await saga_row(sql, held.saga_id))["claims"] == 0
+
+
+# -- giving up and finding again ------------------------------------------------------------
+
+
+async def test_a_saga_that_is_given_up_is_due_at_the_given_instant(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    owner = await new_worker(store)
+    now, later = await start_sagas(store, owner, 2)
+    instant = await store.now() + timedelta(hours=1)
+
+    await store.give_up(owner, [(now.saga_id, None), (later.saga_id, instant)])
+
+    assert (await saga_row(sql, later.saga_id))["wake_at"] == instant
+    assert ids(await store.claim(await new_worker(store), ORDERS, 10)) == {now.saga_id}
+
+
+async def test_nobody_gives_up_what_belongs_to_another(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    owner, stranger = await new_worker(store), await new_worker(store)
+    held = await start_saga(store, owner)
+
+    await store.give_up(stranger, [(held.saga_id, None)])
+
+    assert (await saga_row(sql, held.saga_id))["owner"] == owner
+
+
+async def test_what_a_worker_owns_without_knowing_it_can_be_looked_up(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    owner = await new_worker(store)
+    known, forgotten = await start_sagas(store, owner, 2)
+    await start_sagas(store, await new_worker(store), 2)
+
+    assert ids(await store.load_owned(owner, [known.saga_id])) == {forgotten.saga_id}
+    assert await store.load_owned(owner, [known.saga_id, forgotten.saga_id]) == []
+
+
+# -- histories that cannot be read ----------------------------------------------------------
+
+UNREADABLE: Final = {
+    "a newer event": ("UPDATE eventsaga.events SET type = 'SagaTeleported'", UnknownEventError),
+    "a newer version": ("UPDATE eventsaga.events SET schema_version = 9", UnknownEventError),
+    "a missing field": ("UPDATE eventsaga.events SET data = '{}'", CorruptHistoryError),
+    "no data": ("UPDATE eventsaga.events SET data = NULL", CorruptHistoryError),
+    "no object": ("UPDATE eventsaga.events SET data = '[1]'", CorruptHistoryError),
+    "no text": (
+        """UPDATE eventsaga.events SET data = '{"saga_name": "\\ud800"}'""",
+        CorruptHistoryError,
+    ),
+    "no events": ("DELETE FROM eventsaga.events", CorruptHistoryError),
+}
+
+
+@pytest.mark.parametrize(("damage", "error"), UNREADABLE.values(), ids=UNREADABLE.keys())
+async def test_one_unreadable_history_does_not_keep_the_others_from_being_taken(
+    database: str, store: PostgresStore, damage: str, error: type[Exception]
+) -> None:
+    broken, *fine = await start_sagas(store, None, 4)
+    async with transaction(database) as vandal:
+        await vandal.execute("ALTER TABLE eventsaga.events DISABLE TRIGGER ALL")
+        await vandal.execute(f"{damage} WHERE saga_id = $1", broken.saga_id)
+
+    claimed = {saga.saga_id: saga for saga in await store.claim(uuid4(), ORDERS, 10)}
+
+    assert claimed.keys() == {broken.saga_id, *(held.saga_id for held in fine)}
+    assert isinstance(claimed[broken.saga_id].unreadable, error)
+    assert claimed[broken.saga_id].history == ()
+    assert all(claimed[held.saga_id].unreadable is None for held in fine)

@@ -1,0 +1,188 @@
+"""Which statements are there, beside appends, starts and claims? Each with what it must have done.
+
+They are tried one by one against every loss and every way in which a backend can end.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from eventsaga.store.postgres.store import PostgresStore
+from tests.store.builders import LEASE, ORDER, ORDERS, Held, key_of, new_worker, start_saga
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What every verb finds: a worker with a saga that has one request in its inbox."""
+
+    worker: UUID
+    held: Held
+    request: UUID
+    newcomer: UUID
+    posted: UUID
+
+
+async def new_world(store: PostgresStore) -> World:
+    """Prepare what the verbs need."""
+    worker = await new_worker(store)
+    world = World(
+        worker=worker,
+        held=await start_saga(store, worker),
+        request=uuid4(),
+        newcomer=uuid4(),
+        posted=uuid4(),
+    )
+    await store.post(world.held.saga_id, world.request, "cancel", {"reason": "r"}, "ada")
+    return world
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One method of the store.
+
+    Attributes:
+        name: Of the method.
+        text: Part of its statement, and of no other.
+        table: One that it cannot do without.
+        call: Calls it.
+        answers: Whether an answer is right; the verb may have been sent twice.
+        after: A query that is true if it took effect, and once.
+    """
+
+    name: str
+    text: str
+    table: str
+    call: Callable[[PostgresStore, World], Awaitable[Any]]
+    answers: Callable[[Any], bool]
+    after: str = "SELECT true"
+
+
+VERBS: Final = (
+    Verb(
+        name="register_worker",
+        text="INSERT INTO eventsaga.workers",
+        table="workers",
+        call=lambda store, world: store.register_worker(world.newcomer, LEASE, ORDERS),
+        answers=lambda now: now is not None,
+        after="SELECT count(*) = 2 FROM eventsaga.workers",
+    ),
+    Verb(
+        name="renew",
+        text="renewed AS",
+        table="workers",
+        call=lambda store, world: store.renew(world.worker, 10 * LEASE),
+        answers=lambda renewal: renewal.granted,
+        after="SELECT lease_until > clock_timestamp() + interval '1 h' FROM eventsaga.workers",
+    ),
+    Verb(
+        name="release",
+        text="freed AS",
+        table="sagas",
+        call=lambda store, world: store.release(world.worker),
+        answers=lambda freed: freed in (0, 1),
+        after="SELECT owner IS NULL AND wake_at <= clock_timestamp() FROM eventsaga.sagas",
+    ),
+    Verb(
+        name="register_definitions",
+        text="INSERT INTO eventsaga.definitions",
+        table="definitions",
+        call=lambda store, _: store.register_definitions({key_of(ORDER): ORDER.shape()}),
+        answers=lambda nothing: nothing is None,
+        after="SELECT count(*) = 1 FROM eventsaga.definitions",
+    ),
+    Verb(
+        name="load_owned",
+        text="NULL::uuid AS previous_owner",
+        table="sagas",
+        call=lambda store, world: store.load_owned(world.worker, []),
+        answers=lambda sagas: len(sagas[0].history) == 2,
+    ),
+    Verb(
+        name="load_owned (histories)",
+        text="ORDER BY saga_id, seq",
+        table="events",
+        call=lambda store, world: store.load_owned(world.worker, []),
+        answers=lambda sagas: len(sagas[0].history) == 2,
+    ),
+    Verb(
+        name="give_up",
+        text="coalesce(g.wake_at",
+        table="sagas",
+        call=lambda store, world: store.give_up(world.worker, [(world.held.saga_id, None)]),
+        answers=lambda nothing: nothing is None,
+        after="SELECT owner IS NULL AND wake_at <= clock_timestamp() FROM eventsaga.sagas",
+    ),
+    Verb(
+        name="read_mail",
+        text="ORDER BY i.created_at",
+        table="inbox",
+        call=lambda store, world: store.read_mail(world.worker, 10),
+        answers=lambda messages: [message.kind for message in messages] == ["cancel"],
+    ),
+    Verb(
+        name="discard_mail",
+        text="AS d(saga_id, id)",
+        table="inbox",
+        call=lambda store, world: store.discard_mail([(world.held.saga_id, world.request)]),
+        answers=lambda nothing: nothing is None,
+        after="SELECT count(*) = 0 FROM eventsaga.inbox",
+    ),
+    Verb(
+        name="post",
+        text="INSERT INTO eventsaga.inbox",
+        table="inbox",
+        call=lambda store, world: store.post(
+            world.held.saga_id, world.posted, "cancel", {"reason": "again"}, "ada"
+        ),
+        answers=lambda nothing: nothing is None,
+        after="SELECT count(*) = 2 FROM eventsaga.inbox",
+    ),
+    Verb(
+        name="sweep_mail",
+        text="USING eventsaga.sagas s",
+        table="inbox",
+        call=lambda store, _: store.sweep_mail(),
+        answers=lambda nothing: nothing is None,
+        after="SELECT count(*) = 1 FROM eventsaga.inbox",
+    ),
+    Verb(
+        name="get",
+        text="WHERE saga_id = $1::uuid",
+        table="sagas",
+        call=lambda store, world: store.get(world.held.saga_id),
+        answers=lambda row: row.last_seq == 2,
+    ),
+    Verb(
+        name="list_sagas",
+        text="ORDER BY saga_id DESC",
+        table="sagas",
+        call=lambda store, _: store.list_sagas(),
+        answers=lambda rows: len(rows) == 1,
+    ),
+    Verb(
+        name="history",
+        text="ORDER BY seq",
+        table="events",
+        call=lambda store, world: store.history(world.held.saga_id),
+        answers=lambda events: len(events) == 2,
+    ),
+    Verb(
+        name="settled",
+        text="owner IS NULL AND wake_at IS NULL",
+        table="sagas",
+        call=lambda store, world: store.settled([world.held.saga_id]),
+        answers=lambda settled: settled == set(),
+    ),
+    Verb(
+        name="stranded",
+        text="brought AS",
+        table="sagas",
+        call=lambda store, _: store.stranded(),
+        answers=lambda stranded: stranded == [],
+    ),
+)
+
+HURRY: Final = timedelta(seconds=0.25)
+"""A statement timeout for tests that wait for it."""
