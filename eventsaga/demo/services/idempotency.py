@@ -132,7 +132,7 @@ class Desk:
 
     async def _apply_or_replay(self, conn: Connection, call: Call) -> Reply:
         if not await conn.fetchval(_TRY_LOCK, call.key):
-            return error_reply(409, "still_running")
+            return Reply(409, '{"error": "still_running"}', retry_after=1)
         stored = await conn.fetchrow(_READ, call.key)
         if stored is None:
             return await self._apply(conn, call)

@@ -1,0 +1,223 @@
+"""Is what is stored still true, and how is it put right? `verify` asks, `rebuild` repairs."""
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from uuid import UUID
+
+import typer
+
+from eventsaga.cli import ids, target
+from eventsaga.cli.fail import NO, OK
+from eventsaga.cli.output import AsJson, clean, note, say, say_json
+from eventsaga.cli.target import DatabaseUrl, Schema
+
+if TYPE_CHECKING:
+    from eventsaga.store.postgres.rebuild import Repair
+    from eventsaga.store.postgres.scan import Progress
+    from eventsaga.store.postgres.store import PostgresStore
+
+# If everything is broken, the first thousand say as much as all.
+_MOST_SHOWN: Final = 1000
+
+SagaIds = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ID]...",
+        help="Only these sagas; the beginning of an id is enough.",
+        show_default=False,
+    ),
+]
+
+
+async def verify(
+    saga_ids: SagaIds = None,
+    *,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check that no history was changed and no row is wrong.
+
+    Workers may go on meanwhile. Of every saga: its events have no gaps (1), can follow each
+    other (2) and are linked by their hashes (19); its row is what they say, byte for byte
+    (3); and if it has not ended, somebody will go on with it (16). Exit 1 if not, with the
+    ids of the sagas concerned.
+
+    Example:
+      eventsaga verify
+      eventsaga verify --json | jq -r '.broken[]'
+    """
+    from eventsaga.store.postgres.verify import verify as violations_of
+
+    target.aim(database_url, schema)
+    shown: list[dict[str, Any]] = []
+    broken: dict[UUID, None] = {}
+    count = 0
+    async with target.opened() as orchestrator:
+        chosen = await _found(orchestrator.store, saga_ids)
+        with _progress("verifying") as watched:
+            async for violation in violations_of(
+                orchestrator.store, chosen, progress=watched.report
+            ):
+                count += 1
+                broken[violation.saga_id] = None
+                if count <= _MOST_SHOWN:
+                    shown.append(
+                        {
+                            "saga_id": violation.saga_id,
+                            "seq": violation.seq,
+                            "invariant": violation.invariant,
+                            "message": violation.message,
+                        }
+                    )
+    if as_json:
+        say_json(
+            {
+                "ok": not broken,
+                "sagas": watched.done,
+                "violations": count,
+                "broken": list(broken),
+                "details": shown,
+            }
+        )
+    else:
+        _tell_violations(shown, count, broken, watched.done)
+    return NO if broken else OK
+
+
+def _tell_violations(
+    shown: Iterable[dict[str, Any]], count: int, broken: Iterable[UUID], done: int
+) -> None:
+    if not count:
+        say(f"{_sagas(done)} verified: all is as it was written")
+        return
+    for violation in shown:
+        seq = "" if violation["seq"] is None else f", event {violation['seq']}"
+        message, invariant = clean(violation["message"]), violation["invariant"]
+        say(f"{violation['saga_id']}{seq}: {message} (invariant {invariant})")
+    if count > _MOST_SHOWN:
+        say(f"… and {count - _MOST_SHOWN:,} more")
+    note("\n".join([f"eventsaga: of {_sagas(done)}, these are broken:", *map(str, broken)]))
+
+
+async def rebuild(
+    saga_ids: SagaIds = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; exit 1 if something is wrong.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Also believe histories that are broken or may have lost their end."
+        ),
+    ] = False,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Write rows of sagas that are wrong anew from the events.
+
+    Workers may go on meanwhile. A saga whose history is broken is left alone, because its
+    row may be the last witness: exit 1, with the reason.
+
+    Example:
+      eventsaga rebuild --dry-run
+      eventsaga rebuild 01a205d7
+    """
+    from eventsaga.store.postgres.rebuild import rebuild as repairs_of
+
+    target.aim(database_url, schema)
+    async with target.opened() as orchestrator:
+        chosen = await _found(orchestrator.store, saga_ids)
+        with _progress("rebuilding") as watched:
+            found = repairs_of(
+                orchestrator.store,
+                chosen,
+                dry_run=dry_run,
+                force=force,
+                progress=watched.report,
+            )
+            repairs = [repair async for repair in found]
+    if as_json:
+        say_json({"sagas": watched.done, "dry_run": dry_run, **_as_json(repairs)})
+    else:
+        _tell_repairs(repairs, watched.done, dry_run=dry_run)
+    refused = any(repair.refused is not None for repair in repairs)
+    return NO if refused or (dry_run and repairs) else OK
+
+
+def _as_json(repairs: "Iterable[Repair]") -> dict[str, Any]:
+    return {
+        "repaired": [
+            {"saga_id": repair.saga_id, "columns": repair.columns}
+            for repair in repairs
+            if repair.refused is None
+        ],
+        "refused": [
+            {"saga_id": repair.saga_id, "columns": repair.columns, "reason": repair.refused}
+            for repair in repairs
+            if repair.refused is not None
+        ],
+    }
+
+
+def _tell_repairs(repairs: "Iterable[Repair]", done: int, *, dry_run: bool) -> None:
+    written = 0
+    for repair in repairs:
+        if repair.refused is not None:
+            note(f"eventsaga: {repair.saga_id} is left alone: {clean(repair.refused)}")
+            continue
+        written += 1
+        verb = "would be written" if dry_run else "written"
+        say(f"{repair.saga_id}: {verb}: {', '.join(repair.columns)}")
+    verb = "would be" if dry_run else "were"
+    say(f"{_sagas(done)} looked at, {written:,} {verb} repaired")
+
+
+def _sagas(count: int) -> str:
+    return "1 saga" if count == 1 else f"{count:,} sagas"
+
+
+async def _found(store: "PostgresStore", texts: list[str] | None) -> list[UUID] | None:
+    return [await ids.find(store, text) for text in texts] if texts else None
+
+
+class _Watched:
+    """How far a run is, with or without somebody who watches."""
+
+    def __init__(self, shown: "Progress | None" = None) -> None:
+        self.done = 0
+        self._shown = shown
+
+    def report(self, done: int, total: int) -> None:
+        """Take note of progress."""
+        self.done = done
+        if self._shown is not None:
+            self._shown(done, total)
+
+
+@contextmanager
+def _progress(what: str) -> Generator[_Watched]:
+    """Show a bar on standard error, if a person looks at it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Watched()
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Answers are for standard output, also while the bar is there.
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield _Watched(lambda done, total: bar.update(task, completed=done, total=total))

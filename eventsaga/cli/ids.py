@@ -1,0 +1,52 @@
+"""Which saga is meant? A whole id, or as much of its beginning as only one has."""
+
+import re
+from typing import TYPE_CHECKING, Annotated, Final
+from uuid import UUID
+
+import typer
+
+from eventsaga.cli.fail import NO, CommandError
+
+if TYPE_CHECKING:
+    from eventsaga.store.postgres.store import PostgresStore
+
+SagaId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Id of the saga, or as much of its beginning as only one has."
+    ),
+]
+
+_DIGITS: Final = 32
+_BEGINNING: Final = re.compile(r"[0-9a-f]{1,32}")
+_MOST_NAMED: Final = 5
+
+
+async def find(store: "PostgresStore", text: str) -> UUID:
+    """Return the id that *text* is, or is the beginning of.
+
+    Raises:
+        CommandError: If no saga has such an id, or several have.
+    """
+    digits = _digits(text)
+    first = UUID(digits.ljust(_DIGITS, "0"))
+    last = UUID(digits.ljust(_DIGITS, "f"))
+    found = await store.find(first, last, _MOST_NAMED + 1)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        what = "" if len(digits) == _DIGITS else " whose id begins with"
+        raise CommandError(f"there is no saga{what} {text}; `eventsaga list` shows all", code=NO)
+    ids = [*map(str, found[:_MOST_NAMED]), *("…" for _ in found[_MOST_NAMED:])]
+    raise CommandError("\n  ".join([f"several sagas have an id that begins with {text}:", *ids]))
+
+
+def _digits(text: str) -> str:
+    digits = text.strip().lower().removeprefix("urn:uuid:").replace("-", "")
+    if not _BEGINNING.fullmatch(digits):
+        raise CommandError(
+            f"{text[:60]!r} is no id: ids look like 01a205d7-ba5e-76dc-ab38-df4da30fd65b, "
+            "and their beginning is enough"
+        )
+    return digits

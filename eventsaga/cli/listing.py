@@ -1,0 +1,177 @@
+"""Which sagas are there? The projection's rows, and those that wait for a worker in vain."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from eventsaga.cli import ids, target
+from eventsaga.cli.fail import OK, CommandError
+from eventsaga.cli.output import (
+    STATUS_STYLES,
+    AsJson,
+    duration,
+    note,
+    say_json,
+    show,
+    show_with_notes,
+    styled,
+    width,
+)
+from eventsaga.cli.target import DatabaseUrl, Schema
+
+if TYPE_CHECKING:
+    from eventsaga.core.state import Status
+    from eventsaga.store.ports import SagaRow, Stranded
+
+
+async def list_sagas(
+    *,
+    status: Annotated[
+        list[str] | None,
+        typer.Option("--status", "-s", metavar="STATUS", help="Only this status; may be repeated."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", "-n", metavar="NAME", help="Only sagas of this name."),
+    ] = None,
+    correlation_id: Annotated[
+        str | None,
+        typer.Option("--correlation-id", metavar="ID", help="Only sagas started with it."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="At most so many.")
+    ] = 50,
+    before: Annotated[
+        str | None,
+        typer.Option("--before", metavar="ID", help="The page behind the saga with this id."),
+    ] = None,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """List sagas, youngest first, and those that are stranded.
+
+    Stranded are sagas that wait for a definition which no living worker has.
+
+    Example:
+      eventsaga list --status PARKED --status COMPENSATING
+      eventsaga list --name order --json | jq -r '.sagas[].saga_id'
+    """
+    target.aim(database_url, schema)
+    wanted = [_status(text) for text in status or ()] or None
+    async with target.opened() as orchestrator:
+        store = orchestrator.store
+        rows = await orchestrator.list(
+            statuses=wanted,
+            name=name,
+            correlation_id=correlation_id,
+            before=None if before is None else await ids.find(store, before),
+            limit=limit,
+        )
+        stranded = await store.stranded()
+    more = rows[-1].saga_id if len(rows) == limit else None
+    if as_json:
+        say_json(
+            {
+                "sagas": [_as_json(row) for row in rows],
+                "before": more,
+                "stranded": [_stranded_as_json(group) for group in stranded],
+            }
+        )
+        return OK
+    if rows:
+        _show_table(rows)
+    else:
+        note("no saga fits" if wanted or name or correlation_id or before else "no saga yet")
+    if more is not None:
+        note(f"There may be more: --before {more}")
+    for group in stranded:
+        note(_sentence(group))
+    return OK
+
+
+def _status(text: str) -> "Status":
+    from eventsaga.core.state import Status
+
+    try:
+        return Status(text.upper())
+    except ValueError:
+        known = ", ".join(Status)
+        raise CommandError(f"there is no status {text[:40]!r}; the statuses are {known}") from None
+
+
+# An id, a status, an age and a name of ten characters, and then something to say.
+_ROOM_FOR_ALL: Final = 120
+
+
+def _show_table(rows: "Sequence[SagaRow]") -> None:
+    from rich.table import Table
+
+    beside = width() >= _ROOM_FOR_ALL
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    # The id is what is copied: it is never cut, whatever the width.
+    table.add_column("ID", no_wrap=True, min_width=len(str(rows[0].saga_id)))
+    table.add_column("STATUS", no_wrap=True)
+    table.add_column("AGE", no_wrap=True, justify="right")
+    table.add_column("SAGA", no_wrap=True)
+    if beside:
+        table.add_column("EVENTS", no_wrap=True, justify="right")
+        table.add_column("STEPS, OR WHAT WENT WRONG", overflow="fold")
+    now = datetime.now(UTC)
+    for row in rows:
+        table.add_row(
+            str(row.saga_id),
+            styled(row.status, STATUS_STYLES[row.status]),
+            duration(max(now, row.created_at) - row.created_at),
+            styled(row.name if row.version == 1 else f"{row.name} v{row.version}"),
+            *((str(row.last_seq), styled(_matter(row))) if beside else ()),
+        )
+    if beside:
+        show(table)
+    else:
+        show_with_notes(table, [styled(_matter(row)) for row in rows])
+
+
+def _matter(row: "SagaRow") -> str:
+    """Return what is going on in a saga, or what went wrong."""
+    parts: list[str] = [", ".join(row.current_steps)]
+    if row.error is not None:
+        step, message = row.error.get("step_name"), str(row.error.get("message", ""))
+        parts.append(f"{step}: {message}" if step else message)
+    return " · ".join(part for part in parts if part)
+
+
+def _as_json(row: "SagaRow") -> dict[str, Any]:
+    names = (
+        "saga_id",
+        "name",
+        "version",
+        "fingerprint",
+        "status",
+        "current_steps",
+        "context",
+        "error",
+        "correlation_id",
+        "last_seq",
+        "created_at",
+        "updated_at",
+        "owner",
+        "wake_at",
+    )
+    return {name: getattr(row, name) for name in names}
+
+
+def _stranded_as_json(group: "Stranded") -> dict[str, Any]:
+    names = ("name", "version", "fingerprint", "sagas", "since")
+    return {name: getattr(group, name) for name in names}
+
+
+def _sentence(group: "Stranded") -> str:
+    count = "1 saga waits" if group.sagas == 1 else f"{group.sagas} sagas wait"
+    return (
+        f"Stranded: {count} for a worker with {group.name} version {group.version} "
+        f"(fingerprint {group.fingerprint[:8]}), which no living worker has; "
+        f"since {group.since:%Y-%m-%d %H:%M:%S} UTC."
+    )

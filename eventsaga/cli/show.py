@@ -1,0 +1,302 @@
+"""What happened to this saga? Read from its history, so no module of the user is needed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from eventsaga.cli import ids, target
+from eventsaga.cli.fail import OK
+from eventsaga.cli.ids import SagaId
+from eventsaga.cli.output import (
+    STATUS_STYLES,
+    AsJson,
+    clock,
+    compact_json,
+    duration,
+    grid,
+    instant,
+    say,
+    say_json,
+    show,
+    show_with_notes,
+    styled,
+    width,
+)
+from eventsaga.cli.target import DatabaseUrl, Schema
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from eventsaga.cli.timeline import Line
+    from eventsaga.core.state import State
+    from eventsaga.store.examine import EventRecord
+    from eventsaga.store.ports import SagaRow
+
+
+async def show_saga(
+    saga_id: SagaId,
+    *,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Also show idempotency keys, results and workers."),
+    ] = False,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show where a saga stands and what happened to it.
+
+    One line an attempt; times are UTC. The beginning of the id is enough.
+
+    Example:
+      eventsaga show 01a205d7-ba5e -v
+    """
+    from eventsaga.cli.timeline import timeline
+    from eventsaga.core.state import State, replay
+
+    target.aim(database_url, schema)
+    async with target.opened() as orchestrator:
+        found = await ids.find(orchestrator.store, saga_id)
+        history = await orchestrator.history(found)
+        row = await orchestrator.store.get(found)
+    state = replay((stored.event for stored in history), State(found))
+    lines = timeline(history)
+    if as_json:
+        say_json(_as_json(state, row, lines))
+        return OK
+    show(_title(state))
+    show(_header(state, row))
+    say()
+    _show_timeline(lines, verbose=verbose)
+    return OK
+
+
+async def history(
+    saga_id: SagaId,
+    *,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Print the events of a saga as they are stored.
+
+    With --json one object a line. Works for histories too that nobody can read any more.
+
+    Example:
+      eventsaga history 01a205d7 --json | jq -c '[.seq, .type]'
+    """
+    from eventsaga.store.postgres.scan import Statements, read_events
+
+    target.aim(database_url, schema)
+    async with target.opened() as orchestrator:
+        store = orchestrator.store
+        found = await ids.find(store, saga_id)
+        async with store.connection() as connection:
+            records = await read_events(connection, Statements.of(store), found)
+    if as_json:
+        for record in records:
+            say_json(_record_as_json(record))
+        return OK
+    table = grid(columns=4)
+    for record in records:
+        at = "time out of range" if record.occurred_at is None else instant(record.occurred_at)
+        cells = (str(record.seq), at, record.type, record.data or "")
+        table.add_row(*(styled(cell) for cell in cells))
+    show(table)
+    return OK
+
+
+# -- where it stands ----------------------------------------------------------------------
+
+
+def _title(state: "State") -> "Table":
+    table = grid(columns=3)
+    style = STATUS_STYLES[state.status]
+    table.add_row(
+        styled(state.saga_name, "bold"), str(state.saga_id), styled(state.status, f"bold {style}")
+    )
+    return table
+
+
+def _header(state: "State", row: "SagaRow | None") -> "Table":
+    from eventsaga.store.projection import error_of
+
+    error = error_of(state)
+    in_doubt = [name for name, step in state.steps.items() if step.is_in_doubt]
+    facts = {
+        "started": instant(state.created_at),
+        "ended" if state.status.is_settled else "last event": _last(state),
+        "version": "" if state.version == 1 else str(state.version),
+        "deadline": "" if state.deadline_at is None else instant(state.deadline_at),
+        "key": state.key or "",
+        "correlation": state.correlation_id if state.correlation_id != str(state.saga_id) else "",
+        "context": compact_json(state.context),
+        "error": "" if error is None else _error(error),
+        "in doubt": ", ".join(in_doubt),
+        "now": "" if state.status.is_settled else _now(state, row),
+    }
+    table = grid(columns=2)
+    for label, text in facts.items():
+        if text:
+            style = "yellow" if label == "in doubt" else "red" if label == "error" else ""
+            table.add_row(styled(f"  {label}", "dim"), styled(text, style))
+    return table
+
+
+def _last(state: "State") -> str:
+    took = duration(state.updated_at - state.created_at)
+    return f"{instant(state.updated_at)}, after {took} and {state.seq} events"
+
+
+def _error(error: dict[str, Any]) -> str:
+    step = error["step_name"]
+    return f"{step}: {error['message']}" if step else str(error["message"])
+
+
+def _now(state: "State", row: "SagaRow | None") -> str:
+    """Return who goes on with the saga, and when."""
+    if row is None:
+        return "nobody: it has no row; `eventsaga rebuild` makes one"
+    steps = ", ".join(state.open_steps)
+    at_work = f" on {steps}" if steps else ""
+    if row.owner is not None:
+        return f"worker {row.owner}{at_work}"
+    if row.wake_at is None:
+        return "nobody, and it is never due; `eventsaga rebuild` repairs that"
+    if row.wake_at > datetime.now(UTC):
+        return f"waiting until {instant(row.wake_at)}{at_work}"
+    return f"waiting for a worker since {instant(row.wake_at)}{at_work}"
+
+
+# -- what happened ------------------------------------------------------------------------
+
+_OUTCOME_STYLES: Final = {
+    "succeeded": "green",
+    "failed": "red",
+    "in doubt": "yellow",
+    "running": "cyan",
+    "taken over": "magenta",
+    "cancel requested": "yellow",
+    "deadline exceeded": "yellow",
+    "goes back": "yellow",
+    "parked": "bold red",
+    "completed": "bold green",
+    "compensated": "bold yellow",
+}
+
+
+# A line with a step of 20 characters and a short message takes so much.
+_ROOM_FOR_DETAIL: Final = 120
+_ROOM_FOR_CLOCK: Final = 80
+
+
+def _show_timeline(lines: "Sequence[Line]", *, verbose: bool) -> None:
+    start, room = lines[0].at, width()
+    beside = room >= _ROOM_FOR_DETAIL
+    instant_of = clock if start.date() == lines[-1].at.date() else instant
+    table = grid(columns=6)
+    for number in (0, 4):
+        table.columns[number].justify = "right"
+    below: list[Text] = []
+    for line in lines:
+        details = [line.detail or "", _more(line) if verbose else ""]
+        detail = styled(" · ".join(part for part in details if part))
+        table.add_row(
+            f"+{(line.at - start).total_seconds():.3f} s",
+            instant_of(line.at) if room >= _ROOM_FOR_CLOCK else "",
+            _subject(line),
+            styled(line.outcome, _style(line)),
+            "" if line.took is None else duration(line.took),
+            detail if beside else "",
+        )
+        below.append(styled("") if beside else detail)
+    if beside:
+        show(table)
+    else:
+        show_with_notes(table, below)
+
+
+def _subject(line: "Line") -> "Text":
+    if line.step is None:
+        return styled("saga", "bold")
+    undo = "undo " if line.operation == "compensate" else ""
+    return styled(f"{undo}{line.step} #{line.attempt}")
+
+
+def _style(line: "Line") -> str:
+    if line.operation == "compensate" and line.outcome == "compensated":
+        return "yellow"
+    return _OUTCOME_STYLES.get(line.outcome, "")
+
+
+def _more(line: "Line") -> str:
+    facts = {
+        "key": line.idempotency_key,
+        "result": None if line.result is None else compact_json(line.result),
+        "worker": line.worker_id and str(line.worker_id)[:8],
+        "event": line.seq,
+    }
+    return " · ".join(f"{label} {fact}" for label, fact in facts.items() if fact is not None)
+
+
+# -- for programs -------------------------------------------------------------------------
+
+
+def _as_json(state: "State", row: "SagaRow | None", lines: "Sequence[Line]") -> dict[str, Any]:
+    from eventsaga.core.state import Phase
+    from eventsaga.store.projection import current_steps, error_of
+
+    return {
+        "saga_id": state.saga_id,
+        "saga_name": state.saga_name,
+        "version": state.version,
+        "fingerprint": state.fingerprint,
+        "status": state.status,
+        "context": state.context,
+        "completed_steps": list(state.in_phase(Phase.SUCCEEDED)),
+        "compensated_steps": list(state.in_phase(Phase.COMPENSATED)),
+        "in_doubt_steps": [name for name, step in state.steps.items() if step.is_in_doubt],
+        "current_steps": current_steps(state),
+        "error": error_of(state),
+        "correlation_id": state.correlation_id,
+        "key": state.key,
+        "deadline_at": state.deadline_at,
+        "seq": state.seq,
+        "created_at": state.created_at,
+        "updated_at": state.updated_at,
+        "owner": None if row is None else row.owner,
+        "wake_at": None if row is None else row.wake_at,
+        "timeline": [_line_as_json(line, state.created_at) for line in lines],
+    }
+
+
+def _line_as_json(line: "Line", start: datetime) -> dict[str, Any]:
+    took = line.took
+    return {
+        **asdict(line),
+        "seconds": (line.at - start).total_seconds(),
+        "took_seconds": None if took is None else took.total_seconds(),
+    }
+
+
+def _record_as_json(record: "EventRecord") -> dict[str, Any]:
+    return {
+        **record._asdict(),
+        "data": _parsed(record.data),
+        "salt": None if record.salt is None else record.salt.hex(),
+        "hash": record.hash.hex(),
+    }
+
+
+def _parsed(text: str | None) -> Any:
+    """Return the data that *text* stands for; the text itself if nobody can tell."""
+    from eventsaga.wire.payload import load
+
+    try:
+        return None if text is None else load(text)
+    except ValueError:
+        return text

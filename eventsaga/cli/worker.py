@@ -1,0 +1,137 @@
+"""How does a worker process live? It runs until a signal, drains, and is gone at the second.
+
+SIGTERM and SIGINT mean the same: stop claiming, let running attempts end or hand them over,
+release all sagas. A second one means now, and is as safe as a crash.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+import typer
+
+from eventsaga.cli import target
+from eventsaga.cli.fail import OK, CommandError
+from eventsaga.cli.module import ModuleArgument, load
+from eventsaga.cli.output import AsJson, say, say_json
+from eventsaga.cli.target import DatabaseUrl, Schema
+
+if TYPE_CHECKING:
+    from eventsaga.client import Orchestrator
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def worker(
+    module: ModuleArgument,
+    *,
+    log_level: Annotated[
+        str,
+        typer.Option("--log-level", metavar="LEVEL", help=f"One of {', '.join(_LEVELS)}."),
+    ] = "info",
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Run sagas until SIGTERM or SIGINT, then drain.
+
+    A second signal ends it at once, which is as safe as a crash. Logs go to standard error.
+    One line on standard output says when it is ready, and one when it has stopped. Times and
+    limits are EVENTSAGA_* variables, such as EVENTSAGA_LEASE and EVENTSAGA_DRAIN_TIMEOUT.
+
+    Example:
+      eventsaga worker shop.sagas:orchestrator
+    """
+    from eventsaga.observe import log
+
+    if log_level.lower() not in _LEVELS:
+        raise CommandError(f"--log-level must be one of {', '.join(_LEVELS)}, not {log_level!r}")
+    log.configure(getattr(logging, log_level.upper()))
+    target.aim(database_url, schema)
+    orchestrator = load(module)
+    if not orchestrator.runs_sagas:
+        raise CommandError(
+            f"{module} runs nothing: it has no sagas, or was built with worker=False. "
+            "Name its list of sagas instead"
+        )
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        runner.run(_work(orchestrator, as_json=as_json))
+    _leave_hanging_threads()
+    return OK
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's factory if it is installed; None for the default."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _work(orchestrator: "Orchestrator", *, as_json: bool) -> None:
+    stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    _on_signals(stop)
+    async with orchestrator:
+        _announce(orchestrator, "ready", as_json=as_json)
+        name = signal.Signals(await stop).name
+        _log().info("draining", because=name, limit=orchestrator.settings.drain_timeout)
+        await orchestrator.drain()
+    _announce(orchestrator, "stopped", as_json=as_json)
+
+
+def _on_signals(stop: "asyncio.Future[int]") -> None:
+    """Resolve *stop* with the first signal; exit at the second."""
+    loop = asyncio.get_running_loop()
+
+    def first(number: int) -> None:
+        for each in _SIGNALS:
+            loop.remove_signal_handler(each)
+            # Not by the loop, which may be what hangs.
+            signal.signal(each, _exit_now)
+        stop.set_result(number)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, first, number)
+
+
+def _exit_now(number: int, _frame: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
+
+
+def _announce(orchestrator: "Orchestrator", event: str, *, as_json: bool) -> None:
+    sagas = sorted(
+        (saga.name, saga.definition.version, saga.definition.fingerprint)
+        for saga in orchestrator.sagas
+    )
+    if as_json:
+        named = [dict(zip(("name", "version", "fingerprint"), saga, strict=True)) for saga in sagas]
+        say_json({"event": event, "pid": os.getpid(), "sagas": named})
+        return
+    runs = ", ".join(f"{name} v{version}" for name, version, _ in sagas)
+    say(f"worker {os.getpid()} is {event}: {runs}")
+    sys.stdout.flush()
+
+
+def _log() -> Any:
+    from eventsaga.observe.log import logger
+
+    return logger("cli")
+
+
+def _leave_hanging_threads() -> None:
+    """End the process although a step's thread does not; its saga was handed over.
+
+    Python waits at its end for every thread of a pool, and a thread cannot be stopped.
+    """
+    if any(thread.name.startswith("eventsaga-step") for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(OK)

@@ -1,0 +1,119 @@
+"""How is the demo run? `run` plays the scenes, or runs a file of orders; it never raises."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Generator
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from alembic.util import CommandError
+from rich.console import Console
+from rich.text import Text
+
+from eventsaga.demo.lines import Source
+from eventsaga.demo.play import play_scenes
+from eventsaga.demo.report import console_for
+from eventsaga.demo.stream import run_stream
+from eventsaga.embedded import EmbeddedPostgres, embedded_postgres
+from eventsaga.errors import EventSagaError
+
+UNUSABLE: Final = 2
+INTERRUPTED: Final = 130
+
+# Two demos at once, each with two workers and four services, and people who look on.
+_SERVER: Final = {"max_connections": 300}
+
+
+def run(
+    orders: Path | None = None,
+    data_dir: Path | None = None,
+    as_json: bool = False,  # noqa: FBT001, FBT002 - the command line's own switch
+    *,
+    keep: bool = False,
+) -> int:
+    """Show the order saga on an embedded PostgreSQL, and return an exit code.
+
+    Args:
+        orders: JSON lines to run as orders instead of the scenes; ``-`` for standard input.
+        data_dir: Where the data lives between runs; None for the default directory.
+        as_json: One JSON document on standard output, everything for people on standard error.
+        keep: Afterwards keep everything up until Ctrl-C, to look around in it.
+
+    Returns:
+        0 if everything came out as it must, 1 if something did not, 2 if it could not be tried
+        (the message says what to do), 130 after Ctrl-C.
+    """
+    console = console_for(as_json=as_json)
+    try:
+        with _terminated_like_interrupted():
+            return _run(console, orders, data_dir, as_json=as_json, keep=keep)
+    except KeyboardInterrupt:
+        console.print("Interrupted; everything that was started here has been stopped.")
+        return INTERRUPTED
+    except (EventSagaError, CommandError) as error:
+        console.print(Text(f"The demo cannot go on: {error}", "red"), soft_wrap=True)
+        return UNUSABLE
+
+
+def _run(
+    console: Console, orders: Path | None, data_dir: Path | None, *, as_json: bool, keep: bool
+) -> int:
+    _require_services()
+    if orders is None:
+        with _postgres(console, data_dir) as postgres:
+            return asyncio.run(play_scenes(postgres, console, as_json=as_json, keep=keep))
+    try:
+        source = Source.open(orders)
+    except OSError as error:
+        console.print(Text(f"{orders} cannot be read: {error.strerror}", "red"), soft_wrap=True)
+        return UNUSABLE
+    with source, _postgres(console, data_dir) as postgres:
+        return asyncio.run(run_stream(source, postgres, console, as_json=as_json, keep=keep))
+
+
+@contextlib.contextmanager
+def _postgres(console: Console, data_dir: Path | None) -> Generator[EmbeddedPostgres]:
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        with console.status("starting PostgreSQL…"):
+            postgres = stack.enter_context(embedded_postgres(data_dir, settings=_SERVER))
+        seconds = time.monotonic() - began
+        console.print(f"PostgreSQL runs in {postgres.data_dir} ({seconds:.1f} s).", soft_wrap=True)
+        yield postgres
+
+
+def _require_services() -> None:
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise EventSagaError(
+            f"{' and '.join(missing)} not installed: pip install 'eventsaga[demo]'"
+        )
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Generator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, so that nothing is left running."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # While a loop runs, asyncio has put a handler there that cancels the main task.
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):
+        handler(number, frame)
+    else:
+        raise KeyboardInterrupt
