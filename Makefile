@@ -30,7 +30,8 @@ demo: $(READY) ## Run the order saga over four real services on an embedded Post
 
 .PHONY: test
 test: $(READY) ## Run all tests, fast ones first
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/core --quiet --cov=eventsaga.core --cov-branch --cov-fail-under=100
+	@$(BIN)/python -m pytest --ignore=tests/core
 
 .PHONY: check
 check: $(READY) ## Format, lint, types and import contracts; exactly what CI runs

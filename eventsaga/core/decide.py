@@ -142,12 +142,16 @@ def _on_start(draft: _Draft, command: StartSaga) -> None:
 
 
 def _on_wake(draft: _Draft, command: Wake) -> None:
+    _meet_deadline(draft, command.at)
+    _advance(draft, command.at)
+
+
+def _meet_deadline(draft: _Draft, at: datetime) -> None:
     state = draft.state
     deadline_at = state.deadline_at
     going = state.status in (Status.PENDING, Status.RUNNING) and state.turn is None
-    if going and deadline_at is not None and deadline_at <= command.at:
-        draft.emit(SagaDeadlineExceeded(at=command.at, deadline_at=deadline_at))
-    _advance(draft, command.at)
+    if going and deadline_at is not None and deadline_at <= at:
+        draft.emit(SagaDeadlineExceeded(at=at, deadline_at=deadline_at))
 
 
 def _on_recover(draft: _Draft, command: Recover) -> None:
@@ -160,6 +164,8 @@ def _on_recover(draft: _Draft, command: Recover) -> None:
             previous_worker_id=command.previous_worker_id,
         )
     )
+    # Before anything is tried again: the time may have run out while nobody was there.
+    _meet_deadline(draft, command.at)
     _interrupt(draft, command.at, "WorkerLost", "the worker's lease ended during the attempt")
     _advance(draft, command.at)
 
@@ -303,10 +309,16 @@ def _conflict(draft: _Draft, step: StepName, result: JsonObject | None) -> str |
         theirs = draft.state.steps.get(other)
         if theirs is None or theirs.phase is not Phase.SUCCEEDED or not theirs.result:
             continue
-        fields = [name for name in result if theirs.result.get(name, result[name]) != result[name]]
+        shared = [name for name in result if name in theirs.result]
+        fields = [name for name in shared if not _is_same(theirs.result[name], result[name])]
         if fields:
             return f"{step!r} and {other!r} returned different values for {', '.join(fields)}"
     return None
+
+
+def _is_same(one: object, other: object) -> bool:
+    # To Python True is 1; to JSON it is not.
+    return one == other and isinstance(one, bool) is isinstance(other, bool)
 
 
 def _interrupt(draft: _Draft, at: datetime, error_type: str, message: str) -> None:

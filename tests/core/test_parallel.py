@@ -142,6 +142,13 @@ def test_equal_values_for_one_field_are_no_conflict() -> None:
     assert story.state.context == {"x": 1, "y": 2}
 
 
+def test_true_and_one_are_different_values() -> None:
+    story = drive(PAIR, {("a", EXECUTE, 1): {"x": 1}, ("b", EXECUTE, 1): {"x": True}})
+
+    assert story.state.turn is not None
+    assert story.state.turn.reason is TurnReason.CONFLICT
+
+
 def test_steps_in_sequence_may_overwrite_each_other() -> None:
     story = drive(
         saga(step("a"), step("b")), {("a", EXECUTE, 1): {"x": 1}, ("b", EXECUTE, 1): {"x": 2}}

@@ -103,6 +103,18 @@ def test_a_new_owner_leaves_waiting_steps_waiting() -> None:
     assert kinds(story.send(recover())) == ["SagaRecovered", "StepInDoubt b", "StepStarted b"]
 
 
+def test_a_new_owner_notices_a_deadline_before_it_tries_anything_again() -> None:
+    story = begun(saga(step("a"), step("b"), deadline=SECOND))
+
+    assert kinds(story.send(recover(at=T0 + 2 * SECOND))) == [
+        "SagaRecovered",
+        "SagaDeadlineExceeded",
+        "StepInDoubt a",
+        "CompensationStarted",
+        "StepCompensationStarted a",
+    ]
+
+
 def test_a_late_result_of_the_old_owner_changes_nothing() -> None:
     story = begun(TWO)
     story.send(recover())
