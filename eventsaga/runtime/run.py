@@ -141,13 +141,17 @@ class Run:
             command: What to decide.
             message_id: The request in the inbox that it came from, if it did.
         """
+        self.enqueue(command, message_id)
+        self.decide()
+
+    def enqueue(self, command: Command, message_id: UUID | None = None) -> None:
+        """Keep *command* for the next decision, which takes all that has queued."""
         if self.is_over or (message_id is not None and message_id in self._messages):
             return
         if message_id is not None:
             # It stays in the inbox until its events are committed, and is read again.
             self._messages.add(message_id)
         self._mailbox.append((command, message_id))
-        self._pump()
 
     def perform(self) -> None:
         """Begin what is due; what runs already goes on. Called again after a lost lease."""
@@ -178,16 +182,17 @@ class Run:
 
     # -- deciding and appending ------------------------------------------------------------
 
-    def _pump(self) -> None:
+    def decide(self) -> None:
+        """Decide all that has queued, unless an append is in flight: then after it."""
         if self._appending or self.is_over or not self._mailbox:
             return
         try:
-            self._decide()
+            self._decide_all()
         except Exception as error:  # noqa: BLE001 - a bug of ours must not strand the saga
             self.abandon()
             self._host.failed(self, error)
 
-    def _decide(self) -> None:
+    def _decide_all(self) -> None:
         state, events = self.state, list[SagaEvent]()
         messages: list[UUID] = []
         while self._mailbox:
@@ -260,7 +265,7 @@ class Run:
                     self.abandon()
                     self._host.ended(self, settled=settled)
                 elif self._mailbox:
-                    self._pump()
+                    self.decide()
                 else:
                     self.perform()
             case Fenced():

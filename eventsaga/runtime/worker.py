@@ -6,7 +6,8 @@ and passes on what arrives for them. Recovery is what `_adopt` does after every 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -334,25 +335,35 @@ class Worker:
     async def _look(self) -> int:
         """Take what is due and read mail; return how much was found."""
         worker_id = self.worker_id
+        claimed = await self._claimed()
+        messages = await self._store.read_mail(worker_id, _MAIL_BATCH)
+        if worker_id != self.worker_id:
+            return 1  # the lease was lost meanwhile: these sagas are not ours any more
+        mail: defaultdict[UUID, list[Message]] = defaultdict(list)
+        for message in messages:
+            mail[message.saga_id].append(message)
+        for saga in claimed:
+            self._adopt(saga, mail.pop(saga.saga_id, ()))
+        for saga_id, received in mail.items():
+            run = self._runs.get(saga_id)
+            if run is not None:  # else it has just ended here, or is just being started
+                self._pass_on(run, received)
+        await self._look_around()
+        return max(len(claimed), len(messages))
+
+    async def _claimed(self) -> list[Claimed]:
+        """Claim what there is room for, and what an answer that was lost had granted."""
         claimed: list[Claimed] = []
         if self._claim_in_doubt:
             known = [*self._runs, *self._starting]
-            claimed = await self._store.load_owned(worker_id, known)
+            claimed = await self._store.load_owned(self.worker_id, known)
             self._claim_in_doubt = False
         limit = min(self._room, _CLAIM_BATCH)
         if limit > 0:
-            claimed += await self._store.claim(worker_id, tuple(self._sagas), limit)
+            claimed += await self._store.claim(self.worker_id, tuple(self._sagas), limit)
         # More may be due than there is room for: the next room that there is, is used.
         self._starved = limit <= len(claimed)
-        if worker_id != self.worker_id:
-            return 1  # the lease was lost meanwhile: these sagas are not ours any more
-        for saga in claimed:
-            self._adopt(saga)
-        await self._look_around()
-        messages = await self._store.read_mail(worker_id, _MAIL_BATCH)
-        for message in messages:
-            self._pass_on(message)
-        return max(len(claimed), len(messages))
+        return claimed
 
     async def _look_around(self) -> None:
         """Now and then: tidy the inbox, and say what waits for a definition nobody has."""
@@ -371,8 +382,12 @@ class Worker:
                 since=stranded.since.isoformat(),
             )
 
-    def _adopt(self, claimed: Claimed) -> None:
-        """Go on with a saga where its history ends."""
+    def _adopt(self, claimed: Claimed, mail: Sequence[Message]) -> None:
+        """Go on with a saga where its history ends.
+
+        Its mail is decided together with the first command: a saga that was claimed for
+        its mail alone would otherwise go back to sleep before it was read.
+        """
         if claimed.saga_id in self._runs:
             return
         try:
@@ -397,21 +412,24 @@ class Worker:
             )
         run = Run(saga, state, last_hash, self)
         self._runs[run.saga_id] = run
-        run.submit(command)
+        run.enqueue(command)
+        self._pass_on(run, mail)
 
     def _drive(self, run: Run) -> None:
         self._runs[run.saga_id] = run
         run.perform()
 
-    def _pass_on(self, message: Message) -> None:
-        run = self._runs.get(message.saga_id)
-        if run is None:
-            return  # just started or just ended here; read again if it is still ours
-        if message.kind == "cancel":
-            reason = str(message.data.get("reason", ""))
-            now = max(self._clock.now(), run.state.updated_at)
-            command = RequestCancel(at=now, reason=reason, actor=message.actor)
-            run.submit(command, message.message_id)
-        else:
-            _log.error("message_not_understood", kind=message.kind, saga_id=str(run.saga_id))
-            self.discard_mail(message.saga_id, message.message_id)
+    def _pass_on(self, run: Run, mail: Sequence[Message]) -> None:
+        """Turn requests into commands of *run*, and have it decide what has queued."""
+        for message in mail:
+            if message.kind != "cancel":
+                _log.error("message_not_understood", kind=message.kind, saga_id=str(run.saga_id))
+                self.discard_mail(message.saga_id, message.message_id)
+                continue
+            command = RequestCancel(
+                at=max(self._clock.now(), run.state.updated_at),
+                reason=str(message.data.get("reason", "")),
+                actor=message.actor,
+            )
+            run.enqueue(command, message.message_id)
+        run.decide()

@@ -21,7 +21,11 @@ from eventsaga.store.postgres.read import stored_event
 # is counted although nobody lives to say so.
 CLAIM: Final = """
 WITH mine AS MATERIALIZED (
-    SELECT * FROM unnest($2::text[], $3::int[], $4::text[]) AS d(name, version, fingerprint)
+    SELECT d.name, d.version, d.fingerprint
+      FROM unnest($2::text[], $3::int[], $4::text[]) AS d(name, version, fingerprint)
+     -- Who has no lease is given nothing, least of all what was its own.
+     WHERE EXISTS (SELECT FROM eventsaga.workers w
+                    WHERE w.worker_id = $1::uuid AND w.lease_until > clock_timestamp())
 ), due AS (
     SELECT s.saga_id, s.owner
       FROM eventsaga.sagas s
