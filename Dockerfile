@@ -4,12 +4,12 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY alembic alembic
 COPY eventsaga eventsaga
-# What the extra "demo" needs, without the embedded PostgreSQL that it also brings.
-RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[speed]' starlette uvicorn
+# The services too, but not the embedded PostgreSQL that the extra "demo" brings.
+RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[speed,services]'
 
 FROM python:3.13-slim
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels 'eventsaga[speed]' starlette uvicorn \
+    pip install --no-cache-dir --no-index --find-links /wheels 'eventsaga[speed,services]' \
  && useradd --system --no-create-home eventsaga
 USER eventsaga
 ENV PYTHONUNBUFFERED=1

@@ -113,12 +113,14 @@ def _context(text: str) -> dict[str, Any]:
     """
     from eventsaga.wire.payload import load
 
-    where, source = "--context", text
+    where = {"-": "standard input"}.get(text, text[1:] if text.startswith("@") else "--context")
     try:
         if text == "-":
-            where, source = "standard input", sys.stdin.read()
+            source = sys.stdin.read()
         elif text.startswith("@"):
-            where, source = text[1:], Path(text[1:]).read_text(encoding="utf-8")
+            source = Path(where).read_text(encoding="utf-8")
+        else:
+            source = text
         value = load(source)
     except OSError as error:
         raise CommandError(f"{where} cannot be read: {error.strerror}") from error

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -25,6 +26,8 @@ from eventsaga.cli.target import DatabaseUrl, Schema
 if TYPE_CHECKING:
     from eventsaga.client import Orchestrator
 
+# An idle thread of a pool needs a moment to see that it is not wanted any more.
+_GOOD_BYE_SECONDS: Final = 0.5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -131,7 +134,11 @@ def _leave_hanging_threads() -> None:
 
     Python waits at its end for every thread of a pool, and a thread cannot be stopped.
     """
-    if any(thread.name.startswith("eventsaga-step") for thread in threading.enumerate()):
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(OK)
+    until = time.monotonic() + _GOOD_BYE_SECONDS
+    for thread in threading.enumerate():
+        if thread.name.startswith("eventsaga-step"):
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                logging.shutdown()
+                sys.stdout.flush()
+                os._exit(OK)

@@ -5,11 +5,11 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from alembic.util import CommandError
 from rich.console import Console
@@ -50,9 +50,9 @@ def run(
     """
     console = console_for(as_json=as_json)
     try:
-        with _terminated_like_interrupted():
+        with _interrupted_by_signals():
             return _run(console, orders, data_dir, as_json=as_json, keep=keep)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Interrupted; everything that was started here has been stopped.")
         return INTERRUPTED
     except (EventSagaError, CommandError) as error:
@@ -66,14 +66,16 @@ def _run(
     _require_services()
     if orders is None:
         with _postgres(console, data_dir) as postgres:
-            return asyncio.run(play_scenes(postgres, console, as_json=as_json, keep=keep))
+            scenes = play_scenes(postgres, console, as_json=as_json, keep=keep)
+            return asyncio.run(_cancelled_by_signals(scenes))
     try:
         source = Source.open(orders)
     except OSError as error:
         console.print(Text(f"{orders} cannot be read: {error.strerror}", "red"), soft_wrap=True)
         return UNUSABLE
     with source, _postgres(console, data_dir) as postgres:
-        return asyncio.run(run_stream(source, postgres, console, as_json=as_json, keep=keep))
+        stream = run_stream(source, postgres, console, as_json=as_json, keep=keep)
+        return asyncio.run(_cancelled_by_signals(stream))
 
 
 @contextlib.contextmanager
@@ -96,13 +98,9 @@ def _require_services() -> None:
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Generator[None]:
+def _interrupted_by_signals() -> Generator[None]:
     """Let SIGTERM and SIGHUP do what Ctrl-C does, so that nothing is left running."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    before = {number: signal.signal(number, _interrupt) for number in _signals()}
     try:
         yield
     finally:
@@ -110,10 +108,24 @@ def _terminated_like_interrupted() -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    # While a loop runs, asyncio has put a handler there that cancels the main task.
-    handler = signal.getsignal(signal.SIGINT)
-    if callable(handler):
-        handler(number, frame)
-    else:
-        raise KeyboardInterrupt
+def _signals() -> tuple[signal.Signals, ...]:
+    in_main = threading.current_thread() is threading.main_thread()
+    return (signal.SIGTERM, signal.SIGHUP) if in_main else ()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+async def _cancelled_by_signals(main: Coroutine[Any, Any, int]) -> int:
+    """Run *main*, and cancel it by signals: in a loop, none may raise wherever it is."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "a loop runs tasks"
+    for number in _signals():
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await main
+    finally:
+        for number in _signals():
+            loop.remove_signal_handler(number)
+            signal.signal(number, _interrupt)

@@ -184,10 +184,17 @@ def describe(error: BaseException) -> str:
         url = request.url.copy_with(query=None, fragment=None, userinfo=b"")
         text = f"{request.method} {url} answered {response.status_code} {response.reason_phrase}"
     else:
-        text = str(error) or type(error).__name__
+        text = _told(error) or type(error).__name__
     # NUL and lone surrogates cannot be stored, and must not turn a failure into a crash.
     clean = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
     return clean if len(clean) <= _MAX_MESSAGE else clean[: _MAX_MESSAGE - 1] + "…"
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a message that cannot be had must not hide the failure
+        return ""
 
 
 def _patch(model: type[BaseModel], before: Mapping[str, Any], result: object) -> JsonObject | None:

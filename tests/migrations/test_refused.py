@@ -1,7 +1,10 @@
 """What does the schema protect? History from change, and stores from a schema they do not know."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Final
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -10,7 +13,7 @@ from eventsaga.errors import SchemaOutdatedError
 from eventsaga.settings import Settings
 from eventsaga.store.postgres import migrate
 from eventsaga.store.postgres.store import PostgresStore
-from tests.conftest import execute
+from tests.conftest import execute, in_database
 
 _INSERT: Final = """
 INSERT INTO eventsaga.events (saga_id, seq, type, schema_version, data, occurred_at, salt, hash)
@@ -32,13 +35,37 @@ CHANGES: Final = (
 )
 
 
+@pytest.fixture(scope="module")
+def migrated(server_url: str, template: str) -> Iterator[str]:
+    """URL of a database for all tests that leave no trace."""
+    name = f"eventsaga_guarded_{uuid4().hex[:12]}"
+    asyncio.run(execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield in_database(server_url, name)
+    asyncio.run(execute(server_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
 @pytest.fixture
-async def superuser(database: str) -> AsyncIterator[asyncpg.Connection]:
-    """Somebody whom no privilege stops, and one event."""
-    connection = await asyncpg.connect(database)
+async def superuser(migrated: str) -> AsyncIterator[asyncpg.Connection]:
+    """Somebody whom no privilege stops, and one event; all of it is undone at the end."""
+    connection = await asyncpg.connect(migrated)
+    transaction = connection.transaction()
+    await transaction.start()
     await connection.execute(_INSERT, 1)
     yield connection
+    await transaction.rollback()
     await connection.close()
+
+
+@asynccontextmanager
+async def refused(
+    superuser: asyncpg.Connection, error: type[Exception], text: str
+) -> AsyncGenerator[None]:
+    """Expect the block to fail so, and go on as if it had not been run."""
+    attempt = superuser.transaction()
+    await attempt.start()
+    with pytest.raises(error, match=text):
+        yield
+    await attempt.rollback()
 
 
 async def test_superusers_are_meant(superuser: asyncpg.Connection) -> None:
@@ -53,7 +80,7 @@ async def test_events_are_append_only_even_for_a_superuser(
     """Ordinary triggers are silent on a replica; these are not."""
     await superuser.execute(f"SET session_replication_role = {role}")
 
-    with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+    async with refused(superuser, asyncpg.RestrictViolationError, "append-only"):
         await superuser.execute(change)
 
     assert await superuser.fetchval("SELECT data::text FROM eventsaga.events") == "{}"
@@ -72,13 +99,13 @@ async def test_an_ordinary_trigger_would_be_silent_on_a_replica(
 
 
 async def test_the_same_place_in_a_history_is_taken_once(superuser: asyncpg.Connection) -> None:
-    with pytest.raises(asyncpg.UniqueViolationError, match="events_pkey"):
+    async with refused(superuser, asyncpg.UniqueViolationError, "events_pkey"):
         await superuser.execute(_INSERT, 1)
 
 
 @pytest.mark.parametrize("seq", [0, -1])
 async def test_a_history_begins_with_one(superuser: asyncpg.Connection, seq: int) -> None:
-    with pytest.raises(asyncpg.CheckViolationError, match="events_seq_check"):
+    async with refused(superuser, asyncpg.CheckViolationError, "events_seq_check"):
         await superuser.execute(_INSERT, seq)
 
 

@@ -1,8 +1,9 @@
 """How does a test get a saga into a store? By the same transitions that the runtime makes."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
@@ -24,6 +25,7 @@ from eventsaga.core.events import Operation, SagaEvent
 from eventsaga.core.react import RunStep, react
 from eventsaga.core.state import State, replay
 from eventsaga.identity import new_id
+from eventsaga.settings import Settings
 from eventsaga.store.ports import (
     Append,
     AppendResult,
@@ -35,6 +37,7 @@ from eventsaga.store.ports import (
     StartResult,
     Store,
 )
+from eventsaga.store.postgres.store import PostgresStore
 from eventsaga.wire.payload import dump_canonical
 
 LEASE: Final = timedelta(minutes=10)
@@ -69,6 +72,18 @@ class Held:
     def saga_id(self) -> UUID:
         """The saga."""
         return self.state.saga_id
+
+
+@asynccontextmanager
+async def impatient_store(url: str) -> AsyncGenerator[PostgresStore]:
+    """Open a store whose only writer gives a statement up after 0.3 s.
+
+    Everything else has the usual patience, so a busy machine makes no test fail.
+    """
+    settings = Settings(append_writers=1)
+    async with PostgresStore(url, settings) as store:
+        store._writer._settings = replace(settings, statement_timeout=timedelta(seconds=0.3))
+        yield store
 
 
 # -- starting -----------------------------------------------------------------------------

@@ -1,9 +1,7 @@
 """What does each command answer, to people and to programs?"""
 
+import asyncio
 import json
-import os
-import pty
-import re
 import subprocess
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.cli.conftest import Stock
-from tests.acceptance.cli.console import HERE, SCRIPT, Console, environment, query
+from tests.acceptance.cli.console import SCRIPT, Console, query
 from tests.conftest import execute
 
 COMMANDS = [
@@ -219,77 +217,9 @@ def test_history_shows_even_what_nobody_can_read_any_more(console: Console) -> N
     query(url, "ALTER TABLE eventsaga.events DISABLE TRIGGER events_append_only")
     query(url, "UPDATE eventsaga.events SET data = '[\"what?\"]' RETURNING seq")
     assert console.json("history", saga_id)["data"] == ["what?"]
-    done = console.run("show", saga_id)
+    done = console.call("show", saga_id)
     assert done.returncode == 1
     assert f"`eventsaga verify {saga_id}` says more" in done.stderr
-
-
-# -- terminals and pipes ------------------------------------------------------------------
-
-
-def test_what_others_wrote_does_not_steer_the_terminal(stocked: Stock) -> None:
-    for command in ("list", "history", "show"):
-        ids = () if command == "list" else (stocked.compensated,)
-        answer = stocked.console.answer(command, *ids)
-        assert "\x1b" not in answer
-        assert "x1b[31mred" in answer or "u001b[31mred" in answer
-
-
-COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
-
-
-def test_a_terminal_gets_colours(stocked: Stock) -> None:
-    shown = on_a_terminal(stocked.console, "show", stocked.completed, TERM="xterm")
-    assert COLOUR.search(shown)
-
-
-def test_a_terminal_that_wants_no_colours_gets_none(stocked: Stock) -> None:
-    shown = on_a_terminal(stocked.console, "show", stocked.completed, TERM="xterm", NO_COLOR="1")
-    assert "COMPLETED" in shown
-    assert not COLOUR.search(shown)
-
-
-def on_a_terminal(console: Console, *arguments: str, **variables: str) -> str:
-    ours, theirs = pty.openpty()
-    try:
-        subprocess.run(
-            [SCRIPT, *arguments],
-            cwd=HERE,
-            env=environment(console.url, **variables),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            timeout=60,
-            check=True,
-        )
-        return os.read(ours, 100_000).decode()
-    finally:
-        os.close(ours)
-        os.close(theirs)
-
-
-def test_a_narrow_terminal_loses_nothing(stocked: Stock) -> None:
-    shown = stocked.console.run("show", stocked.compensated, COLUMNS="60").stdout
-    assert max(map(len, shown.splitlines())) <= 60
-    assert "PermanentError: card declined" in shown
-    listed = stocked.console.run("list", COLUMNS="70").stdout
-    assert stocked.parked in listed
-    assert "charge: card declined" in listed
-
-
-def test_a_reader_that_has_seen_enough_gets_no_complaint(stocked: Stock) -> None:
-    with subprocess.Popen(
-        [SCRIPT, "history", stocked.completed, "--json"],
-        env=environment(stocked.console.url),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == 128 + 13
 
 
 # -- cancel, verify, rebuild, db ----------------------------------------------------------
@@ -311,7 +241,7 @@ def test_cancel_is_recorded_with_who_and_why(console: Console) -> None:
 
 
 def test_cancel_of_a_saga_that_has_ended_is_a_negative_answer(stocked: Stock) -> None:
-    done = stocked.console.run("cancel", stocked.completed, "--reason", "late")
+    done = stocked.console.call("cancel", stocked.completed, "--reason", "late")
     assert (done.returncode, done.stdout) == (1, "")
     assert "the saga is COMPLETED already" in done.stderr
 
@@ -359,31 +289,13 @@ def test_rebuild_leaves_a_broken_history_alone_and_says_so(console: Console) -> 
     assert "0 were repaired" in done.stdout
 
 
-def test_a_progress_bar_is_for_terminals_and_spoils_no_answer(stocked: Stock) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        done = subprocess.run(
-            [SCRIPT, "verify", "--json"],
-            env=environment(stocked.console.url, TERM="xterm"),
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            timeout=60,
-            check=True,
-        )
-        assert "verifying" in os.read(ours, 100_000).decode()
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    assert json.loads(done.stdout)["ok"] is True
-
-
 def test_the_schema_comes_and_goes_by_command(empty_database: str) -> None:
     console = Console(empty_database)
     assert "there are no tables" in console.answer("db", "current", code=1)
     assert console.json("db", "upgrade")["revision"] == "0001"
     assert "the newest" in console.answer("db", "current")
     assert console.json("list")["sagas"] == []
-    refused = console.run("db", "downgrade", "base")
+    refused = console.call("db", "downgrade", "base")
     assert refused.returncode == 2
     assert "pass --yes" in refused.stderr
     assert console.json("db", "downgrade", "base", "--yes")["revision"] is None
@@ -393,10 +305,10 @@ def test_the_schema_may_have_another_name(empty_database: str) -> None:
     console = Console(empty_database)
     console.answer("--schema", "sagas", "db", "upgrade")
     assert console.json("list", "--schema", "sagas")["sagas"] == []
-    assert console.run("list").returncode == 2
+    assert console.call("list").returncode == 2
 
 
-async def test_the_printed_sql_makes_the_same_tables(empty_database: str) -> None:
-    sql = Console(None).answer("db", "sql")
-    await execute(empty_database, sql)
+def test_the_printed_sql_makes_the_same_tables(empty_database: str) -> None:
+    sql = Console(None).run("db", "sql").stdout
+    asyncio.run(execute(empty_database, sql))
     assert Console(empty_database).json("db", "current")["revision"] == "0001"

@@ -29,6 +29,13 @@ async def proxy(database: str) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def far(proxy: Proxy) -> AsyncIterator[PostgresStore]:
+    """A store behind the proxy."""
+    async with PostgresStore(proxy.url, Settings()) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hurried(proxy: Proxy) -> AsyncIterator[PostgresStore]:
     """A store behind the proxy, with little patience."""
     async with PostgresStore(proxy.url, Settings(statement_timeout=HURRY)) as opened:
         yield opened
@@ -56,13 +63,13 @@ async def test_a_broken_connection_is_not_the_caller_s_concern(
 )
 @pytest.mark.parametrize("loss", [Loss.SILENCE, Loss.DELAY], ids=["silence", "delay"])
 async def test_a_silent_connection_is_given_up(
-    proxy: Proxy, far: PostgresStore, sql: asyncpg.Connection, verb: Verb, loss: Loss
+    proxy: Proxy, hurried: PostgresStore, sql: asyncpg.Connection, verb: Verb, loss: Loss
 ) -> None:
     """And what was sent over it may still arrive, after it was sent again."""
-    world = await new_world(far)
+    world = await new_world(hurried)
     fault = proxy.arm(loss, verb.text, held=True)
 
-    answer = await verb.call(far, world)
+    answer = await verb.call(hurried, world)
 
     fault.go_on.set()
     await fault.done.wait()
@@ -99,22 +106,22 @@ async def test_after_a_restart_every_pooled_connection_is_replaced(
 
 @each_loss
 async def test_sagas_of_a_lost_claim_are_found_by_their_owner(
-    proxy: Proxy, far: PostgresStore, sql: asyncpg.Connection, loss: Loss
+    proxy: Proxy, hurried: PostgresStore, sql: asyncpg.Connection, loss: Loss
 ) -> None:
     """A claim is not repeated blindly: its caller asks what it owns, then claims again."""
-    worker = await new_worker(far)
-    sagas = {held.saga_id for held in await start_sagas(far, None, 3)}
+    worker = await new_worker(hurried)
+    sagas = {held.saga_id for held in await start_sagas(hurried, None, 3)}
     fault = proxy.arm(loss, CLAIM, held=loss is Loss.DELAY)
 
     with pytest.raises(DatabaseUnavailableError):
-        await far.claim(worker, ORDERS, 10)
+        await hurried.claim(worker, ORDERS, 10)
     assert fault.struck.is_set()
     fault.go_on.set()
     if loss is not Loss.REQUEST:
         await fault.done.wait()
 
-    owned = await far.load_owned(worker, [])
-    claimed = await far.claim(worker, ORDERS, 10)
+    owned = await hurried.load_owned(worker, [])
+    claimed = await hurried.claim(worker, ORDERS, 10)
 
     expected = (set[object](), sagas) if loss is Loss.REQUEST else (sagas, set[object]())
     assert ({saga.saga_id for saga in owned}, {saga.saga_id for saga in claimed}) == expected

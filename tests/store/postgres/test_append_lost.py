@@ -6,19 +6,18 @@ another worker took the saga meanwhile, not at all.
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Final
 
 import asyncpg
 import pytest
 
-from eventsaga.settings import Settings
 from eventsaga.store.ports import Committed, Fenced
 from eventsaga.store.postgres.store import PostgresStore
 from tests.proxy import Loss, Proxy
 from tests.store.barriers import locked, until_blocked
 from tests.store.builders import (
     advance,
+    impatient_store,
     new_append,
     new_worker,
     queue_append,
@@ -31,7 +30,6 @@ from tests.store.checker import event_types, saga_row
 APPEND: Final = "SET last_seq"
 READ_BACK: Final = "AS is_open"
 AFTER_ONE: Final = ["SagaStarted", "StepStarted", "StepSucceeded", "StepStarted"]
-IMPATIENT: Final = Settings(append_writers=1, statement_timeout=timedelta(seconds=0.3))
 
 each_loss = pytest.mark.parametrize("loss", Loss, ids=lambda loss: loss.name.lower())
 
@@ -45,7 +43,7 @@ async def proxy(database: str) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def far(proxy: Proxy) -> AsyncIterator[PostgresStore]:
     """A store behind the proxy, with one writer and little patience."""
-    async with PostgresStore(proxy.url, IMPATIENT) as opened:
+    async with impatient_store(proxy.url) as opened:
         yield opened
 
 

@@ -5,8 +5,7 @@ A mutant that nobody notices means that the check is worth nothing, so these tes
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 import pytest
@@ -26,6 +25,7 @@ from tests.store.barriers import locked, until_blocked
 from tests.store.builders import (
     ORDERS,
     advance,
+    impatient_store,
     new_append,
     new_start,
     new_worker,
@@ -38,7 +38,6 @@ from tests.store.builders import (
 from tests.store.checker import event_types, flaws
 
 Mutate = Callable[[object, str, str, str], None]
-IMPATIENT: Final = Settings(append_writers=1, statement_timeout=timedelta(seconds=0.3))
 
 
 @pytest.fixture
@@ -152,7 +151,7 @@ async def test_a_writer_that_takes_silence_for_a_fence_loses_sagas(
             return []
 
     monkeypatch.setattr(writer, "AppendSender", Hasty)
-    async with Proxy(database) as proxy, PostgresStore(proxy.url, IMPATIENT) as store:
+    async with Proxy(database) as proxy, impatient_store(proxy.url) as store:
         proxy.loses_cancels = True
         owner = await new_worker(store)
         held = await start_saga(store, owner)
@@ -169,7 +168,7 @@ async def test_a_writer_that_sends_again_without_asking_denies_what_it_did(
 ) -> None:
     """A reading back that looks for another hash than the one that was sent."""
     mutate(appending, "READ_BACK", "AND e.hash = g.hash", "AND e.hash <> g.hash")
-    async with Proxy(database) as proxy, PostgresStore(proxy.url, IMPATIENT) as store:
+    async with Proxy(database) as proxy, impatient_store(proxy.url) as store:
         owner = await new_worker(store)
         held = await start_saga(store, owner)
         proxy.arm(Loss.ANSWER, "SET last_seq")

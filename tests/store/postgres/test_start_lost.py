@@ -2,14 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Final
 
 import asyncpg
 import pytest
 
 from eventsaga.errors import KeyConflictError
-from eventsaga.settings import Settings
 from eventsaga.store.ports import Committed, Refused, Started
 from eventsaga.store.postgres.store import PostgresStore
 from tests.proxy import Loss, Proxy
@@ -17,6 +15,7 @@ from tests.store.builders import (
     ORDER,
     Held,
     advance,
+    impatient_store,
     new_start,
     new_worker,
     queue_start,
@@ -25,7 +24,6 @@ from tests.store.checker import event_types
 
 START: Final = "keyed AS"
 READ_BACK: Final = "AS key_saga_id"
-IMPATIENT: Final = Settings(append_writers=1, statement_timeout=timedelta(seconds=0.3))
 
 each_loss = pytest.mark.parametrize("loss", Loss, ids=lambda loss: loss.name.lower())
 each_key = pytest.mark.parametrize("key", ["k", None], ids=["keyed", "unkeyed"])
@@ -40,7 +38,7 @@ async def proxy(database: str) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def far(proxy: Proxy) -> AsyncIterator[PostgresStore]:
     """A store behind the proxy, with one writer and little patience."""
-    async with PostgresStore(proxy.url, IMPATIENT) as opened:
+    async with impatient_store(proxy.url) as opened:
         yield opened
 
 

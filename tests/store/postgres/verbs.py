@@ -184,5 +184,5 @@ VERBS: Final = (
     ),
 )
 
-HURRY: Final = timedelta(seconds=0.25)
+HURRY: Final = timedelta(seconds=0.8)
 """A statement timeout for tests that wait for it."""
