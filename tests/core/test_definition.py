@@ -37,7 +37,9 @@ def test_a_step_waits_for_the_ends_of_what_is_written_before_it() -> None:
 
 def test_successors_mirror_predecessors() -> None:
     mirrored = {
-        (before, after) for after, befores in NESTED.predecessors.items() for before in befores
+        (before, after)
+        for after, predecessors in NESTED.predecessors.items()
+        for before in predecessors
     }
 
     assert {

@@ -15,6 +15,10 @@ async def _async_alone(order: Order) -> dict[str, str]:
     return {"note": f"{order.order_id} only 1"}
 
 
+def _plain_around_async(order: Order) -> Any:
+    return _async_alone(order)
+
+
 def _plain(order: Order) -> dict[str, str]:
     return {"note": f"{order.order_id} only 1"}
 
@@ -41,7 +45,7 @@ async def _with_more(greeting: str, order: Order, step: StepContext) -> dict[str
         _Callable(),
         _in_place,
         partial(_with_more, "o-1"),
-        lambda order: _async_alone(order),  # noqa: PLW0108 - a plain function, an async result
+        _plain_around_async,
     ],
     ids=["async", "thread", "object", "model", "partial", "lambda"],
 )
