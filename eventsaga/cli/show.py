@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from eventsaga.cli.timeline import Line
+    from eventsaga.observe.timeline import Line
     from eventsaga.core.state import State
     from eventsaga.store.examine import EventRecord
     from eventsaga.store.ports import SagaRow
@@ -55,7 +55,7 @@ async def show_saga(
     Example:
       eventsaga show 01a205d7-ba5e -v
     """
-    from eventsaga.cli.timeline import timeline
+    from eventsaga.observe.timeline import timeline
     from eventsaga.core.state import State, replay
 
     target.aim(database_url, schema)
