@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from eventsaga.observe.timeline import Line
     from eventsaga.core.state import State
+    from eventsaga.observe.timeline import Line
     from eventsaga.store.examine import EventRecord
     from eventsaga.store.ports import SagaRow
 
@@ -55,8 +55,8 @@ async def show_saga(
     Example:
       eventsaga show 01a205d7-ba5e -v
     """
-    from eventsaga.observe.timeline import timeline
     from eventsaga.core.state import State, replay
+    from eventsaga.observe.timeline import timeline
 
     target.aim(database_url, schema)
     async with target.opened() as orchestrator:

@@ -19,6 +19,7 @@ from tests.store.builders import (
     ORDERS,
     advance,
     definition_of,
+    end_lease,
     hold,
     key_of,
     new_worker,
@@ -136,6 +137,20 @@ async def test_a_worker_without_definitions_claims_nothing(
     assert await store.claim(await new_worker(store, ()), (), 10) == []
 
 
+@pytest.mark.parametrize("registered", [False, True], ids=["stranger", "late worker"])
+async def test_who_has_no_lease_is_given_nothing(
+    store: PostgresStore, sql: asyncpg.Connection, *, registered: bool
+) -> None:
+    """Least of all what was its own: others would take it away again at once."""
+    worker = await new_worker(store) if registered else uuid4()
+    await start_saga(store)
+    if registered:
+        await start_saga(store, worker)
+        await end_lease(sql, worker)
+
+    assert await store.claim(worker, ORDERS, 10) == []
+
+
 # -- when it is due -----------------------------------------------------------------------
 
 
@@ -233,9 +248,10 @@ async def test_every_claim_counts_until_the_saga_makes_progress(
     """It is raised by the claim itself: who is killed by a saga cannot count any more."""
     held = await start_saga(store)
     for expected in (1, 2, 3):
-        worker = await new_worker(store, lease=timedelta(0))
+        worker = await new_worker(store)
         (claimed,) = await store.claim(worker, ORDERS, 10)
         assert (claimed.saga_id, claimed.claims) == (held.saga_id, expected)
+        await end_lease(sql, worker)
 
     worker = await new_worker(store)
     (claimed,) = await store.claim(worker, ORDERS, 10)
@@ -326,7 +342,8 @@ async def test_one_unreadable_history_does_not_keep_the_others_from_being_taken(
         await vandal.execute("ALTER TABLE eventsaga.events DISABLE TRIGGER ALL")
         await vandal.execute(f"{damage} WHERE saga_id = $1", broken.saga_id)
 
-    claimed = {saga.saga_id: saga for saga in await store.claim(uuid4(), ORDERS, 10)}
+    worker = await new_worker(store)
+    claimed = {saga.saga_id: saga for saga in await store.claim(worker, ORDERS, 10)}
 
     assert claimed.keys() == {broken.saga_id, *(held.saga_id for held in fine)}
     assert isinstance(claimed[broken.saga_id].unreadable, error)
