@@ -14,6 +14,7 @@ from eventsaga.settings import Settings
 from eventsaga.store.postgres import migrate
 from eventsaga.store.postgres.store import PostgresStore
 from tests.conftest import execute, in_database
+from tests.store.barriers import until_alone
 
 _INSERT: Final = """
 INSERT INTO eventsaga.events (saga_id, seq, type, schema_version, data, occurred_at, salt, hash)
@@ -78,6 +79,8 @@ async def test_events_are_append_only_even_for_a_superuser(
     superuser: asyncpg.Connection, change: str, role: str
 ) -> None:
     """Ordinary triggers are silent on a replica; these are not."""
+    if change.startswith("MERGE") and superuser.get_server_version() < (15,):
+        pytest.skip("this PostgreSQL has no MERGE")
     await superuser.execute(f"SET session_replication_role = {role}")
 
     async with refused(superuser, asyncpg.RestrictViolationError, "append-only"):
@@ -149,7 +152,5 @@ async def test_a_refused_store_leaves_no_connection_behind(database: str) -> Non
             pass
 
     observer = await asyncpg.connect(database)
-    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    while await observer.fetchval(count) > 1:  # a backend takes a moment to notice
-        pass
+    await until_alone(observer)
     await observer.close()

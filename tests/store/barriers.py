@@ -30,6 +30,15 @@ async def until_blocked(sql: asyncpg.Connection, text: str, count: int = 1) -> N
     await until(sql, f"SELECT ({_BLOCKED}) >= $2", f"%{text}%", count)
 
 
+async def until_alone(sql: asyncpg.Connection) -> None:
+    """Return when no other client is connected: a closed one takes a moment to be gone."""
+    await until(
+        sql,
+        "SELECT count(*) = 1 FROM pg_stat_activity"
+        " WHERE datname = current_database() AND backend_type = 'client backend'",
+    )
+
+
 @contextmanager
 def logged(text: str) -> Generator[asyncio.Event]:
     """Set the event as soon as eventsaga logs a line with *text* in it."""

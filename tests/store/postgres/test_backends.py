@@ -15,7 +15,7 @@ from eventsaga.errors import DatabaseUnavailableError
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Committed, Started
 from eventsaga.store.postgres.store import PostgresStore
-from tests.store.barriers import transaction, until, until_blocked
+from tests.store.barriers import transaction, until, until_alone, until_blocked
 from tests.store.builders import (
     LEASE,
     ORDERS,
@@ -33,7 +33,6 @@ _END_BLOCKED: Final = """
 SELECT count(*) FILTER (WHERE {function}(pid)) > 0 FROM pg_stat_activity
  WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1
 """
-_OURS: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
 
 each_verb = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 each_end = pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
@@ -167,4 +166,4 @@ async def test_a_closed_store_leaves_no_backend_behind(
         await asyncio.gather(*(queue_start(store, new_start()) for _ in range(20)))
         await asyncio.gather(*(store.now() for _ in range(10)))
 
-    await until(sql, f"SELECT ({_OURS}) = 1")
+    await until_alone(sql)
