@@ -20,7 +20,7 @@ from eventsaga.observe.log import logger
 from eventsaga.runtime import recover
 from eventsaga.runtime.clock import Clock, DatabaseClock
 from eventsaga.runtime.execute import Tools
-from eventsaga.runtime.http import shared_transport
+from eventsaga.runtime.http import SharedConnections
 from eventsaga.runtime.lease import Lease
 from eventsaga.runtime.run import Run
 from eventsaga.saga import Saga
@@ -87,7 +87,7 @@ class Worker:
         )
         self.tools = Tools(
             clock=self._clock,
-            transport=shared_transport(settings.max_concurrency),
+            transport=SharedConnections(),
             threads=ThreadPoolExecutor(settings.thread_pool, thread_name_prefix="eventsaga-step"),
         )
         self._runs: dict[UUID, Run] = {}

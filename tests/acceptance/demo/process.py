@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import psutil
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 SERVICES_AND_WORKER = 5
 
 Json = dict[str, Any]
