@@ -34,7 +34,7 @@ test: $(READY) ## Run all tests, fast ones first
 	@$(BIN)/python -m pytest --ignore=tests/core
 
 .PHONY: check
-check: $(READY) ## Format, lint, types and import contracts; exactly what CI runs
+check: $(READY) ## Format, lint, types and import contracts; what CI runs before the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from eventsaga.client import Orchestrator, SagaHandle, SagaState
     from eventsaga.core.state import Status
     from eventsaga.errors import (
+        CorruptHistoryError,
         DatabaseUnavailableError,
         DefinitionError,
         EventSagaError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         SchemaOutdatedError,
         SettingsError,
         TemporaryError,
+        UnknownEventError,
         UnknownSagaError,
     )
     from eventsaga.runtime.context import StepContext
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CorruptHistoryError",
     "DatabaseUnavailableError",
     "DefinitionError",
     "EventSagaError",
@@ -50,6 +53,7 @@ __all__ = [
     "Step",
     "StepContext",
     "TemporaryError",
+    "UnknownEventError",
     "UnknownSagaError",
 ]
 

@@ -1,7 +1,7 @@
 """What can go wrong?
 
 Every error of the library derives from `EventSagaError` and is grouped by what its
-receiver does about it: raise it inside a step, fix the call, fix the deployment, or retry.
+receiver does about it: raise it inside a step, fix the call, or fix the deployment.
 Data stands in attributes, text in ``__str__``; arguments match, so all of them pickle.
 """
 
@@ -209,20 +209,3 @@ class CorruptHistoryError(EventSagaError):
 
     def __str__(self) -> str:
         return f"saga {self.saga_id}, event {self.seq}: {self.reason}"
-
-
-# -- retry ------------------------------------------------------------------------------
-
-
-class LeaseLostError(EventSagaError):
-    """This worker no longer owns the saga; what it wanted to append was not written.
-
-    Another worker has taken the saga over and continues it.
-    """
-
-    def __init__(self, saga_id: UUID) -> None:
-        super().__init__(saga_id)
-        self.saga_id = saga_id
-
-    def __str__(self) -> str:
-        return f"saga {self.saga_id} is owned by another worker now"

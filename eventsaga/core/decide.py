@@ -5,9 +5,10 @@ step k+1 are one append, so a crash finds no gap between them. All rules about o
 in `_advance`; the commands only say what happened.
 """
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import Final, assert_never
 
 from eventsaga.core.commands import (
     Command,
@@ -43,8 +44,12 @@ from eventsaga.core.events import (
     StepStarted,
     StepSucceeded,
 )
+from eventsaga.core.ready import may_compensate, may_start
 from eventsaga.core.state import Phase, State, Status, StepState, apply
 from eventsaga.errors import IllegalCommandError
+
+_GOING_FORWARD: Final = frozenset({Status.PENDING, Status.RUNNING})
+_LONGEST_WAIT: Final = timedelta(days=100 * 365)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ def _handle(draft: _Draft, command: Command) -> None:
         case StartSaga():
             _on_start(draft, command)
         case Wake():
-            _on_wake(draft, command)
+            _advance(draft, command.at)
         case Recover():
             _on_recover(draft, command)
         case HandOver():
@@ -136,22 +141,9 @@ def _on_start(draft: _Draft, command: StartSaga) -> None:
             context=command.context,
             correlation_id=command.correlation_id,
             key=command.key,
-            deadline_at=command.at + definition.deadline if definition.deadline else None,
+            deadline_at=_later(command.at, definition.deadline) if definition.deadline else None,
         )
     )
-
-
-def _on_wake(draft: _Draft, command: Wake) -> None:
-    _meet_deadline(draft, command.at)
-    _advance(draft, command.at)
-
-
-def _meet_deadline(draft: _Draft, at: datetime) -> None:
-    state = draft.state
-    deadline_at = state.deadline_at
-    going = state.status in (Status.PENDING, Status.RUNNING) and state.turn is None
-    if going and deadline_at is not None and deadline_at <= at:
-        draft.emit(SagaDeadlineExceeded(at=at, deadline_at=deadline_at))
 
 
 def _on_recover(draft: _Draft, command: Recover) -> None:
@@ -210,7 +202,7 @@ def _on_attempt_ended(draft: _Draft, command: RecordSuccess | RecordFailure | Re
             draft.emit(_in_doubt(command, _retry_at(draft, step, command)))
         case _:
             assert_never(command)
-    _advance(draft, command.at, hold=command.hold)
+    _advance(draft, command.at, hold=command.hold, ended=command.step)
 
 
 def _succeeded(draft: _Draft, command: RecordSuccess) -> SagaEvent:
@@ -269,7 +261,7 @@ def _running(
         phase, attempt = Phase.RUNNING, step.attempt if step else 0
     else:
         phase, attempt = Phase.COMPENSATING, step.undo_attempt if step else 0
-    if step is None or command.attempt > attempt:
+    if step is None or not 1 <= command.attempt <= attempt:
         raise IllegalCommandError(
             "record a result",
             f"attempt {command.attempt} to {command.operation} {command.step!r} never started",
@@ -293,7 +285,12 @@ def _retry_at(
     if wait is None:
         return None
     asked = command.retry_after
-    return command.at + (wait if asked is None else max(asked, timedelta(0)))
+    return _later(command.at, wait if asked is None else max(asked, timedelta(0)))
+
+
+def _later(at: datetime, wait: timedelta) -> datetime:
+    # An instant beyond the year 9999 cannot be written.
+    return at + min(wait, _LONGEST_WAIT)
 
 
 def _policy(draft: _Draft, step: StepName, operation: Operation) -> RetryPolicy:
@@ -317,8 +314,8 @@ def _conflict(draft: _Draft, step: StepName, result: JsonObject | None) -> str |
 
 
 def _is_same(one: object, other: object) -> bool:
-    # To Python True is 1; to JSON it is not.
-    return one == other and isinstance(one, bool) is isinstance(other, bool)
+    # To Python 1 and True are equal, at any depth; to JSON they are not.
+    return one == other and json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _interrupt(draft: _Draft, at: datetime, error_type: str, message: str) -> None:
@@ -352,19 +349,23 @@ def _interrupt(draft: _Draft, at: datetime, error_type: str, message: str) -> No
 # -- what follows -------------------------------------------------------------------------
 
 
-def _advance(draft: _Draft, at: datetime, *, hold: bool = False) -> None:
+def _advance(
+    draft: _Draft, at: datetime, *, hold: bool = False, ended: StepName | None = None
+) -> None:
     """Emit everything that is due in the state that the draft has reached.
 
     Args:
         draft: The decision so far.
         at: The time.
         hold: Begin nothing; only an end that has been reached is recorded.
+        ended: The step of which an attempt has just ended: of the steps that were not begun
+            only its neighbours can have become due. None to look at all of them.
     """
     state = draft.state
-    if state.status in (Status.PENDING, Status.RUNNING):
+    if state.status in _GOING_FORWARD:
         if state.turn is None:
-            _advance_forward(draft, at, hold=hold)
-        elif not hold and next(state.open_in(Phase.RUNNING), None) is None:
+            _advance_forward(draft, at, hold=hold, ended=ended)
+        if state.turn is not None and not hold and not any(state.open_in(Phase.RUNNING)):
             draft.emit(
                 CompensationStarted(
                     at=at,
@@ -373,29 +374,34 @@ def _advance(draft: _Draft, at: datetime, *, hold: bool = False) -> None:
                     message=state.turn.message,
                 )
             )
+            ended = None
     if state.status is Status.COMPENSATING:
-        _advance_backward(draft, at, hold=hold)
+        _advance_backward(draft, at, hold=hold, ended=ended)
 
 
-def _advance_forward(draft: _Draft, at: datetime, *, hold: bool) -> None:
+def _meet_deadline(draft: _Draft, at: datetime) -> bool:
+    """Turn the saga back if its time is up; return whether that happened."""
+    state = draft.state
+    if state.deadline_at is None or at < state.deadline_at or state.turn is not None:
+        return False
+    draft.emit(SagaDeadlineExceeded(at=at, deadline_at=state.deadline_at))
+    return True
+
+
+def _advance_forward(draft: _Draft, at: datetime, *, hold: bool, ended: StepName | None) -> None:
     definition, state = draft.definition, draft.state
-    if state.succeeded == len(definition.steps):
+    if state.succeeded == len(definition.order):
         draft.emit(SagaCompleted(at=at))
         return
     if hold:
         return
+    if _meet_deadline(draft, at):
+        return
     for name in _due(state, Phase.WAITING, at):
         _start_step(draft, name, state.steps[name].attempt + 1, at)
-    for name in definition.steps:
-        if name not in state.steps and _may_start(definition, state, name):
+    for name in definition.order if ended is None else definition.successors[ended]:
+        if may_start(definition, state, name):
             _start_step(draft, name, 1, at)
-
-
-def _may_start(definition: SagaDefinition, state: State, name: StepName) -> bool:
-    return all(
-        before in state.steps and state.steps[before].phase is Phase.SUCCEEDED
-        for before in definition.predecessors[name]
-    )
 
 
 def _start_step(draft: _Draft, name: StepName, attempt: int, at: datetime) -> None:
@@ -403,9 +409,13 @@ def _start_step(draft: _Draft, name: StepName, attempt: int, at: datetime) -> No
     draft.emit(StepStarted(at=at, step=name, attempt=attempt, idempotency_key=key))
 
 
-def _advance_backward(draft: _Draft, at: datetime, *, hold: bool) -> None:
-    state = draft.state
-    due = (*_due(state, Phase.COMPENSATION_WAITING, at), *_next_to_compensate(draft))
+def _advance_backward(draft: _Draft, at: datetime, *, hold: bool, ended: StepName | None) -> None:
+    definition, state = draft.definition, draft.state
+    candidates = definition.order if ended is None else definition.compensates_before[ended]
+    due = [
+        *_due(state, Phase.COMPENSATION_WAITING, at),
+        *(name for name in reversed(candidates) if may_compensate(definition, state, name)),
+    ]
     if due and hold:
         return
     for name in due:
@@ -425,41 +435,13 @@ def _advance_backward(draft: _Draft, at: datetime, *, hold: bool) -> None:
     draft.emit(_parked(state, failed, at) if failed else SagaCompensated(at=at))
 
 
-def _due(state: State, phase: Phase, at: datetime) -> tuple[StepName, ...]:
-    return tuple(
-        name
-        for name in state.open_in(phase)
-        if (retry_at := state.steps[name].retry_at) is not None and retry_at <= at
-    )
-
-
-def _next_to_compensate(draft: _Draft) -> tuple[StepName, ...]:
-    """Return the owed compensations that nothing stands before.
-
-    A step is compensated after everything that depends on it. A compensation that has
-    failed for good does not hold up the others: it is settled too, and parks the saga.
-    """
-    definition, state = draft.definition, draft.state
-    settled: set[StepName] = set()
-    ready: list[StepName] = []
-    # The definition's order is topological, so dependants come first in reverse.
-    for name in reversed(definition.order):
-        if not settled.issuperset(definition.successors[name]):
-            continue
-        step = state.steps.get(name)
-        if step is None or not _is_owed(definition, name, step):
-            settled.add(name)
-        elif not step.is_open:
-            ready.append(name)
-    return tuple(ready)
-
-
-def _is_owed(definition: SagaDefinition, name: StepName, step: StepState) -> bool:
-    return (
-        definition.steps[name].compensable
-        and step.may_have_happened
-        and step.phase not in (Phase.COMPENSATED, Phase.COMPENSATION_FAILED)
-    )
+def _due(state: State, phase: Phase, at: datetime) -> list[StepName]:
+    due: list[StepName] = []
+    for name in state.open_steps:
+        step = state.steps[name]
+        if step.phase is phase and step.retry_at is not None and step.retry_at <= at:
+            due.append(name)
+    return due
 
 
 def _parked(state: State, failed: tuple[StepName, ...], at: datetime) -> SagaParked:
@@ -469,5 +451,5 @@ def _parked(state: State, failed: tuple[StepName, ...], at: datetime) -> SagaPar
         reason=ParkReason.COMPENSATION_FAILED,
         steps=failed,
         message=f"compensation gave up on {reports}",
-        remedy="undo what is left by hand, or repair the participant and retry",
+        remedy="undo by hand what these steps left behind",
     )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
@@ -129,6 +129,8 @@ class _Graph:
     predecessors: Mapping[StepName, tuple[StepName, ...]]
     successors: Mapping[StepName, tuple[StepName, ...]]
     concurrent: Mapping[StepName, frozenset[StepName]]
+    compensates_after: Mapping[StepName, tuple[StepName, ...]]
+    compensates_before: Mapping[StepName, tuple[StepName, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +192,16 @@ class SagaDefinition:
     def concurrent(self) -> Mapping[StepName, frozenset[StepName]]:
         """For each step, those that may run at the same time, in other branches."""
         return self._graph.concurrent
+
+    @property
+    def compensates_after(self) -> Mapping[StepName, tuple[StepName, ...]]:
+        """For each step, the nearest compensable ones after it: they are compensated first."""
+        return self._graph.compensates_after
+
+    @property
+    def compensates_before(self) -> Mapping[StepName, tuple[StepName, ...]]:
+        """For each step, the nearest compensable ones before it: they are compensated next."""
+        return self._graph.compensates_before
 
     def shape(self) -> dict[str, Any]:
         """Return the definition as a JSON object, without policies; stored with the saga."""
@@ -294,14 +306,42 @@ class _Compiler:
 def _compile(definition: SagaDefinition) -> _Graph:
     compiler = _Compiler(definition.name)
     compiler.visit_all(definition.nodes, (), frozenset())
-    successors: dict[StepName, tuple[StepName, ...]] = dict.fromkeys(compiler.steps, ())
-    for name, before in compiler.predecessors.items():
-        for predecessor in before:
-            successors[predecessor] += (name,)
+    successors = _reversed(compiler.predecessors)
+    # The order is topological, so what a step links to is known when its turn comes.
+    order = tuple(compiler.steps)
+    nearest_before = _nearest_compensable(compiler.steps, order, compiler.predecessors)
+    nearest_after = _nearest_compensable(compiler.steps, reversed(order), successors)
     return _Graph(
         steps=MappingProxyType(compiler.steps),
-        order=tuple(compiler.steps),
+        order=order,
         predecessors=MappingProxyType(compiler.predecessors),
         successors=MappingProxyType(successors),
         concurrent=MappingProxyType(compiler.concurrent),
+        compensates_after=MappingProxyType(nearest_after),
+        compensates_before=MappingProxyType(nearest_before),
     )
+
+
+def _reversed(
+    edges: Mapping[StepName, tuple[StepName, ...]],
+) -> dict[StepName, tuple[StepName, ...]]:
+    found: dict[StepName, list[StepName]] = {name: [] for name in edges}
+    for name, others in edges.items():
+        for other in others:
+            found[other].append(name)
+    return {name: tuple(others) for name, others in found.items()}
+
+
+def _nearest_compensable(
+    steps: Mapping[StepName, StepDefinition],
+    order: Iterable[StepName],
+    edges: Mapping[StepName, tuple[StepName, ...]],
+) -> dict[StepName, tuple[StepName, ...]]:
+    """Return *edges* with the steps left out that have no compensation."""
+    found: dict[StepName, tuple[StepName, ...]] = {}
+    for name in order:
+        nearest: dict[StepName, None] = {}
+        for other in edges[name]:
+            nearest.update(dict.fromkeys((other,) if steps[other].compensable else found[other]))
+        found[name] = tuple(nearest)
+    return found

@@ -44,7 +44,6 @@ class ParkReason(StrEnum):
 
     COMPENSATION_FAILED = "compensation_failed"
     POISON = "poison"
-    INVALID_CONTEXT = "invalid_context"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from eventsaga.core.definition import SagaDefinition, StepName
 from eventsaga.core.events import Operation, Outcome
+from eventsaga.core.ready import may_compensate, may_start
 from eventsaga.core.state import Phase, State, Status
 
 
@@ -39,36 +40,38 @@ def react(definition: SagaDefinition, state: State) -> tuple[Effect, ...]:
         definition: The definition that the saga was started with.
         state: Where it stands.
     """
-    del definition  # the shapes of this version need the state only
     if state.status.is_settled or state.seq == 0:
         return ()
-    effects: list[Effect] = []
+    running: list[Effect] = []
+    wake_at: datetime | None = None
     for name in state.open_steps:
         step = state.steps[name]
         if step.phase is Phase.RUNNING:
-            effects.append(RunStep(name, step.attempt, Operation.EXECUTE, step.outcome))
+            running.append(RunStep(name, step.attempt, Operation.EXECUTE, step.outcome))
         elif step.phase is Phase.COMPENSATING:
-            effects.append(RunStep(name, step.undo_attempt, Operation.COMPENSATE, step.outcome))
-    wake_at = _wake_at(state)
-    if wake_at is not None:
-        effects.append(WakeAt(wake_at))
-    return tuple(effects)
-
-
-def _wake_at(state: State) -> datetime | None:
-    """Return when the clock matters next; None if only running attempts matter."""
-    if state.status is Status.PENDING or not state.open_steps:
-        return state.updated_at  # a worker that stopped held back what follows
-    instants = [
-        retry_at
-        for name in state.open_steps
-        if (retry_at := state.steps[name].retry_at) is not None
-    ]
+            running.append(RunStep(name, step.undo_attempt, Operation.COMPENSATE, step.outcome))
+        else:
+            wake_at = _earlier(wake_at, step.retry_at)
+    if not running and _is_held_back(definition, state):
+        return (WakeAt(state.updated_at),)
     if state.status is Status.RUNNING:
-        if state.turn is not None:
-            # Going back waits for running attempts only; with none, it is due now.
-            running = next(state.open_in(Phase.RUNNING), None)
-            return None if running else state.updated_at
-        if state.deadline_at is not None:
-            instants.append(state.deadline_at)
-    return min(instants, default=None)
+        # On the way back nothing is tried again, and the deadline has lost its meaning.
+        wake_at = _earlier(wake_at, state.deadline_at) if state.turn is None else None
+    return tuple(running) if wake_at is None else (*running, WakeAt(wake_at))
+
+
+def _is_held_back(definition: SagaDefinition, state: State) -> bool:
+    """Whether something is due that waits for nothing: a worker that stopped left it behind."""
+    if not state.open_steps:
+        return True
+    if state.status is Status.COMPENSATING:
+        return any(may_compensate(definition, state, name) for name in definition.order)
+    return state.turn is not None or any(
+        may_start(definition, state, name) for name in definition.order
+    )
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    if one is None or other is None:
+        return one or other
+    return min(one, other)

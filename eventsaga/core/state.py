@@ -6,7 +6,7 @@ never touches the one it was given.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, assert_never
@@ -83,9 +83,9 @@ class Phase(StrEnum):
 _FORWARD_PHASES: Final = frozenset({Phase.RUNNING, Phase.WAITING, Phase.FAILED, Phase.IN_DOUBT})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class StepState:
-    """What is known of one step that was started at least once.
+    """What is known of one step that was started at least once; shared, hence read-only.
 
     Attributes:
         phase: Where it stands.
@@ -108,6 +108,20 @@ class StepState:
     undo_attempt: int = 0
     undo_spent: int = 0
     message: str = ""
+
+    def copy(self) -> "StepState":
+        """Return one that can be changed without touching this one."""
+        return StepState(
+            self.phase,
+            self.attempt,
+            self.spent,
+            self.doubted,
+            self.retry_at,
+            self.result,
+            self.undo_attempt,
+            self.undo_spent,
+            self.message,
+        )
 
     @property
     def is_open(self) -> bool:
@@ -234,8 +248,12 @@ def apply(state: State, event: SagaEvent) -> None:
     state.seq += 1
     state.updated_at = event.at
     match event:
-        case StepStarted() | StepSucceeded() | StepFailed():
-            _apply_forward(state, event)
+        case StepStarted():
+            _apply_step_started(state, event)
+        case StepSucceeded():
+            _apply_step_succeeded(state, event)
+        case StepFailed():
+            _end_attempt(state, event, spends=True, in_doubt=event.effect_happened is True)
         case StepInDoubt():
             _apply_doubt(state, event)
         case StepCompensationStarted() | StepCompensated() | StepCompensationFailed():
@@ -257,40 +275,25 @@ def _apply_started(state: State, event: SagaStarted) -> None:
     state.created_at = event.at
 
 
-def _apply_forward(state: State, event: StepStarted | StepSucceeded | StepFailed) -> None:
-    match event:
-        case StepStarted():
-            state.status = Status.RUNNING
-            before = state.steps.get(event.step)
-            _put(
-                state,
-                event.step,
-                StepState(phase=Phase.RUNNING, attempt=event.attempt)
-                if before is None
-                else replace(before, phase=Phase.RUNNING, attempt=event.attempt, retry_at=None),
-            )
-        case StepSucceeded():
-            before = state.steps[event.step]
-            _put(
-                state,
-                event.step,
-                StepState(
-                    phase=Phase.SUCCEEDED,
-                    attempt=event.attempt,
-                    spent=before.spent + 1,
-                    result=event.result,
-                ),
-            )
-            state.succeeded += 1
-            if event.conflict is not None:
-                _turn(state, event.at, TurnReason.CONFLICT, event.conflict, event.step)
-            elif event.result:
-                state.context = {**state.context, **event.result}
-        case StepFailed():
-            in_doubt = event.effect_happened is True
-            _end_attempt(state, event, spends=True, in_doubt=in_doubt)
-        case _:
-            assert_never(event)
+def _apply_step_started(state: State, event: StepStarted) -> None:
+    before = state.steps.get(event.step)
+    step = StepState(Phase.RUNNING) if before is None else before.copy()
+    step.phase, step.attempt, step.retry_at = Phase.RUNNING, event.attempt, None
+    state.steps[event.step] = step
+    state.open_steps[event.step] = None
+    state.status = Status.RUNNING
+
+
+def _apply_step_succeeded(state: State, event: StepSucceeded) -> None:
+    spent = state.steps[event.step].spent + 1
+    step = StepState(Phase.SUCCEEDED, event.attempt, spent, result=event.result)
+    state.steps[event.step] = step
+    del state.open_steps[event.step]
+    state.succeeded += 1
+    if event.conflict is not None:
+        _turn(state, event.at, TurnReason.CONFLICT, event.conflict, event.step)
+    elif event.result:
+        state.context = {**state.context, **event.result}
 
 
 def _apply_doubt(state: State, event: StepInDoubt) -> None:
@@ -305,13 +308,14 @@ def _apply_backward(
 ) -> None:
     match event:
         case StepCompensationStarted():
-            before = state.steps[event.step]
-            after = replace(
-                before, phase=Phase.COMPENSATING, undo_attempt=event.attempt, retry_at=None
-            )
-            _put(state, event.step, after)
+            step = state.steps[event.step].copy()
+            step.phase, step.undo_attempt = Phase.COMPENSATING, event.attempt
+            step.retry_at = None
+            _put(state, event.step, step)
         case StepCompensated():
-            _put(state, event.step, replace(state.steps[event.step], phase=Phase.COMPENSATED))
+            step = state.steps[event.step].copy()
+            step.phase = Phase.COMPENSATED
+            _put(state, event.step, step)
             if event.result:
                 state.context = {**state.context, **event.result}
         case StepCompensationFailed():
@@ -355,45 +359,35 @@ def _apply_to_saga(
 def _end_attempt(
     state: State, event: StepFailed | StepInDoubt, *, spends: bool, in_doubt: bool
 ) -> None:
-    before = state.steps[event.step]
-    doubted = before.doubted or in_doubt
+    step = state.steps[event.step].copy()
+    step.spent += spends
+    step.doubted |= in_doubt
+    step.retry_at, step.message = event.retry_at, event.message
     if event.retry_at is not None:
-        phase = Phase.WAITING
+        step.phase = Phase.WAITING
     else:
-        phase = Phase.IN_DOUBT if doubted else Phase.FAILED
+        step.phase = Phase.IN_DOUBT if step.doubted else Phase.FAILED
         _turn(state, event.at, TurnReason.STEP_FAILED, event.message, event.step)
-    after = replace(
-        before,
-        phase=phase,
-        spent=before.spent + spends,
-        doubted=doubted,
-        retry_at=event.retry_at,
-        message=event.message,
-    )
-    _put(state, event.step, after)
+    _put(state, event.step, step)
 
 
 def _end_undo_attempt(
     state: State, event: StepCompensationFailed | StepInDoubt, *, spends: bool
 ) -> None:
-    before = state.steps[event.step]
-    phase = Phase.COMPENSATION_WAITING if event.retry_at else Phase.COMPENSATION_FAILED
-    after = replace(
-        before,
-        phase=phase,
-        undo_spent=before.undo_spent + spends,
-        retry_at=event.retry_at,
-        message=event.message,
-    )
-    _put(state, event.step, after)
+    step = state.steps[event.step].copy()
+    step.phase = Phase.COMPENSATION_WAITING if event.retry_at else Phase.COMPENSATION_FAILED
+    step.undo_spent += spends
+    step.retry_at, step.message = event.retry_at, event.message
+    _put(state, event.step, step)
 
 
 def _give_up_retries(state: State) -> None:
     """Settle the steps that were waiting for another attempt, which will not come."""
     for name in tuple(state.open_steps):
-        step = state.steps[name]
-        phase = Phase.IN_DOUBT if step.doubted else Phase.FAILED
-        _put(state, name, replace(step, phase=phase, retry_at=None))
+        step = state.steps[name].copy()
+        step.phase = Phase.IN_DOUBT if step.doubted else Phase.FAILED
+        step.retry_at = None
+        _put(state, name, step)
 
 
 def _put(state: State, name: StepName, step: StepState) -> None:

@@ -3,12 +3,13 @@
 The modules in import order::
 
     clock      what time is it          the database's, carried on by the monotonic clock
-    context    what a step is given     `StepContext`
     http       what a step sends        keys and correlation ids on every request
+    context    what a step is given     `StepContext`
     outcome    what an error means      failed, in doubt, wait
     execute    how an attempt runs      one function call, one outcome
     run        one saga in memory       commands in, appends and attempts out
-    recover    how a claimed saga goes on   replay, then one command
+    recover    how does it go on        a replay, then one command
     lease      may this worker act      heartbeat and its margin
+    waiting    who waits for an end     told here, or polled for
     worker     all sagas of a process   claim, recover, mail, drain
 """

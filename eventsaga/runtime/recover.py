@@ -54,7 +54,7 @@ def next_command(
             at=at,
             reason=ParkReason.POISON,
             message=f"taken over {claimed.claims - 1} times in a row without progress",
-            remedy="find out why the process dies while it runs this saga, then retry",
+            remedy="find out why its worker dies whenever it runs; undo its effects by hand",
         )
     if previous is not None:
         return Recover(at=at, worker_id=worker_id, previous_worker_id=previous)

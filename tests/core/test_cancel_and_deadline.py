@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import pytest
 
 from eventsaga.core.commands import Wake
@@ -214,3 +216,40 @@ def test_a_cancel_after_the_deadline_changes_nothing() -> None:
     story.send(Wake(at=LATE))
 
     assert story.send(cancel(LATE)) == ()
+
+
+def test_a_result_that_comes_after_the_deadline_is_recorded_and_starts_no_step() -> None:
+    """The timer that says so may be late; time is up all the same."""
+    story = begun(LIMITED)
+
+    assert kinds(story.send(succeed("a", at=LATE))) == [
+        "StepSucceeded a",
+        "SagaDeadlineExceeded",
+        "CompensationStarted",
+        "StepCompensationStarted a",
+    ]
+
+
+def test_a_failure_that_comes_after_the_deadline_is_not_tried_again() -> None:
+    story = begun(LIMITED)
+
+    assert kinds(story.send(fail("a", at=LATE, retry_after=timedelta(0)))) == [
+        "StepFailed a",
+        "SagaDeadlineExceeded",
+        "CompensationStarted",
+        "SagaCompensated",
+    ]
+
+
+def test_the_last_result_completes_the_saga_even_after_the_deadline() -> None:
+    story = begun(LIMITED)
+    story.send(succeed("a"))
+
+    assert kinds(story.send(succeed("b", at=LATE))) == ["StepSucceeded b", "SagaCompleted"]
+
+
+def test_a_deadline_beyond_all_calendars_is_far_away() -> None:
+    deadline_at = begun(saga(step("a"), deadline=timedelta.max)).state.deadline_at
+
+    assert deadline_at is not None
+    assert deadline_at.year > T0.year + 90

@@ -139,7 +139,7 @@ def test_an_exhausted_compensation_parks_the_saga_naming_the_step() -> None:
         reason=ParkReason.COMPENSATION_FAILED,
         steps=("b",),
         message="compensation gave up on b: b declined",
-        remedy="undo what is left by hand, or repair the participant and retry",
+        remedy="undo by hand what these steps left behind",
     )
     assert story.state.status is Status.PARKED
 

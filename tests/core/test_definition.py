@@ -47,6 +47,30 @@ def test_successors_mirror_predecessors() -> None:
     } == mirrored
 
 
+def test_compensations_pass_over_the_steps_that_have_none() -> None:
+    definition = saga(
+        step("a"),
+        step("b", compensable=False),
+        parallel(step("c", compensable=False), step("d")),
+        step("e"),
+    )
+
+    assert dict(definition.compensates_after) == {
+        "a": ("e", "d"),
+        "b": ("e", "d"),
+        "c": ("e",),
+        "d": ("e",),
+        "e": (),
+    }
+    assert dict(definition.compensates_before) == {
+        "a": (),
+        "b": ("a",),
+        "c": ("a",),
+        "d": ("a",),
+        "e": ("a", "d"),
+    }
+
+
 def test_steps_of_different_branches_may_run_at_the_same_time() -> None:
     assert dict(NESTED.concurrent) == {
         "a": frozenset(),
@@ -86,6 +110,12 @@ def test_the_shape_leaves_policies_out() -> None:
             },
         ],
     }
+
+
+def test_the_fingerprint_is_the_same_in_every_release() -> None:
+    """It is stored: were it computed in another way, running sagas would be stranded."""
+    assert saga(step("a")).fingerprint == "28ef8a00c51b52ce40b09fefca056bbc"
+    assert NESTED.fingerprint == "0f939be6077a840741f856994d869d2f"
 
 
 def test_policies_timeouts_and_deadlines_do_not_change_the_fingerprint() -> None:
@@ -154,6 +184,8 @@ def test_a_group_without_branches_is_refused() -> None:
 def test_an_ill_formed_name_is_refused(name: str) -> None:
     with pytest.raises(DefinitionError, match="must start with a letter"):
         saga(step(name))
+    with pytest.raises(DefinitionError, match="must start with a letter"):
+        SagaDefinition(name=name, nodes=(step("a"),))
 
 
 @pytest.mark.parametrize("name", ["a", "_", "A-b.c_9", "a" * 100])

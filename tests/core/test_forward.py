@@ -180,7 +180,14 @@ def test_a_result_of_an_attempt_that_was_followed_by_another_changes_nothing() -
 
 @pytest.mark.parametrize(
     ("name", "attempt", "operation"),
-    [("a", 2, EXECUTE), ("b", 1, EXECUTE), ("a", 1, COMPENSATE), ("nobody", 1, EXECUTE)],
+    [
+        ("a", 2, EXECUTE),
+        ("a", 0, EXECUTE),
+        ("a", 0, COMPENSATE),
+        ("b", 1, EXECUTE),
+        ("a", 1, COMPENSATE),
+        ("nobody", 1, EXECUTE),
+    ],
 )
 def test_a_result_of_an_attempt_that_never_started_is_refused(
     name: str, attempt: int, operation: Operation

@@ -149,6 +149,15 @@ def test_true_and_one_are_different_values() -> None:
     assert story.state.turn.reason is TurnReason.CONFLICT
 
 
+def test_true_and_one_are_different_values_at_any_depth() -> None:
+    story = drive(
+        PAIR, {("a", EXECUTE, 1): {"x": {"y": [1]}}, ("b", EXECUTE, 1): {"x": {"y": [True]}}}
+    )
+
+    assert story.state.turn is not None
+    assert story.state.turn.reason is TurnReason.CONFLICT
+
+
 def test_steps_in_sequence_may_overwrite_each_other() -> None:
     story = drive(
         saga(step("a"), step("b")), {("a", EXECUTE, 1): {"x": 1}, ("b", EXECUTE, 1): {"x": 2}}

@@ -1,7 +1,11 @@
 """What holds for every saga, whatever happens to it? Hypothesis looks for a way out."""
 
+from datetime import timedelta
+
 from hypothesis import HealthCheck, given, settings
 
+from eventsaga.core.commands import Wake
+from eventsaga.core.decide import decide
 from eventsaga.core.events import SagaEvent, StepStarted
 from eventsaga.core.react import WakeAt, react
 from eventsaga.core.state import State, Status, evolve, replay
@@ -89,3 +93,18 @@ def test_a_saga_to_which_nothing_happens_starts_each_step_once(plot: Plot) -> No
 
     assert story.state.status is Status.COMPLETED
     assert sorted(event.step for event in story.of(StepStarted)) == sorted(plot.definition.order)
+
+
+@BOUNDED
+@given(plots())
+def test_a_saga_that_only_waits_is_woken_neither_late_nor_in_vain(plot: Plot) -> None:
+    """Whoever sleeps until the instant that `react` names misses nothing."""
+    for story in Player(plot).play():
+        wake_at = story.wake_at()
+        if wake_at is None or story.due():
+            continue
+        now = max(story.at, wake_at)
+        assert decide(plot.definition, story.state, Wake(at=now)) != ()
+        if wake_at > story.at:
+            early = wake_at - timedelta(microseconds=1)
+            assert decide(plot.definition, story.state, Wake(at=early)) == ()

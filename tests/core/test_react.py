@@ -14,8 +14,10 @@ from tests.core.histories import (
     cancel,
     drive,
     fail,
+    kinds,
     parallel,
     saga,
+    sequence,
     start,
     step,
     succeed,
@@ -108,3 +110,21 @@ def test_recovery_is_told_what_the_live_worker_was_told() -> None:
     story.reload()
 
     assert react(PAIR, story.state) == live
+
+
+def test_a_step_that_was_held_back_does_not_wait_for_the_retry_of_another() -> None:
+    story = begun(saga(parallel(step("a", retry=TWICE), sequence(step("b"), step("c")))))
+    story.send(fail("a", retry_after=9 * SECOND), succeed("b", hold=True))
+
+    assert react(story.definition, story.state) == (WakeAt(T0),)
+    assert kinds(story.send(Wake(at=T0))) == ["StepStarted c"]
+
+
+def test_a_compensation_that_was_held_back_does_not_wait_for_the_retry_of_another() -> None:
+    undone_late = step("a", compensate_retry=TWICE)
+    story = begun(saga(parallel(undone_late, sequence(step("b"), step("c"))), step("d")))
+    story.send(succeed("a"), succeed("b"), succeed("c"), fail("d"))
+    story.send(fail("a", operation=COMPENSATE), succeed("c", operation=COMPENSATE, hold=True))
+
+    assert react(story.definition, story.state) == (WakeAt(T0),)
+    assert kinds(story.send(Wake(at=T0))) == ["StepCompensationStarted b"]

@@ -115,6 +115,17 @@ def test_a_new_owner_notices_a_deadline_before_it_tries_anything_again() -> None
     ]
 
 
+def test_a_new_owner_goes_on_with_the_way_back_whatever_the_deadline() -> None:
+    story = begun(saga(step("a"), step("b"), deadline=SECOND))
+    story.send(succeed("a"), fail("b"))
+
+    assert kinds(story.send(recover(at=T0 + 2 * SECOND))) == [
+        "SagaRecovered",
+        "StepInDoubt a",
+        "StepCompensationStarted a",
+    ]
+
+
 def test_a_late_result_of_the_old_owner_changes_nothing() -> None:
     story = begun(TWO)
     story.send(recover())

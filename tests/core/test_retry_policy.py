@@ -109,3 +109,19 @@ def test_the_word_of_a_step_does_not_add_attempts() -> None:
 
     assert isinstance(failed, StepFailed)
     assert failed.retry_at is None
+
+
+def test_a_wait_beyond_all_calendars_is_long() -> None:
+    """A participant may ask to come back in the year 9999 and later."""
+    story = begun(saga(step("a", retry=RetryPolicy(max_attempts=2))))
+
+    (failed,) = story.send(fail("a", retry_after=timedelta.max))
+
+    assert isinstance(failed, StepFailed)
+    assert failed.retry_at is not None
+    assert failed.retry_at.year > T0.year + 90
+
+
+def test_waits_that_stay_the_same_or_are_none_are_taken() -> None:
+    assert RetryPolicy(multiplier=1).wait_after(2, 0.5) == SECOND / 2
+    assert RetryPolicy(max_delay=timedelta(0)).wait_after(1, 0.5) == timedelta(0)

@@ -14,7 +14,7 @@ from eventsaga.errors import KeyConflictError
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Refused, Start, Started, StartResult
 from eventsaga.store.postgres.store import PostgresStore
-from tests.store.barriers import until_blocked
+from tests.store.barriers import until_alone, until_blocked
 from tests.store.builders import (
     ORDERS,
     definition_of,
@@ -208,7 +208,7 @@ async def test_crossing_keys_in_two_batches_do_not_deadlock(
             await sql.execute("DELETE FROM eventsaga.start_keys")
 
     # Backends tell their numbers when they end.
-    await until(sql, "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()")
+    await until_alone(sql)
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert await sql.fetchval(deadlocks) == 0
 
