@@ -2,7 +2,7 @@
 
 One decision holds everything that follows at once: the result of step k and the intent of
 step k+1 are one append, so a crash finds no gap between them. All rules about order stand
-in `_advance`; the commands only say what happened.
+in `advance`; the commands only say what happened.
 """
 
 import json
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 
+from eventsaga.core.advance import Draft, advance, meet_deadline
 from eventsaga.core.commands import (
     Command,
     HandOver,
@@ -24,28 +25,20 @@ from eventsaga.core.commands import (
 )
 from eventsaga.core.definition import RetryPolicy, SagaDefinition, StepName
 from eventsaga.core.events import (
-    CompensationStarted,
     JsonObject,
     Operation,
-    ParkReason,
     SagaCancelRequested,
-    SagaCompensated,
-    SagaCompleted,
-    SagaDeadlineExceeded,
     SagaEvent,
     SagaParked,
     SagaRecovered,
     SagaStarted,
     StepCompensated,
     StepCompensationFailed,
-    StepCompensationStarted,
     StepFailed,
     StepInDoubt,
-    StepStarted,
     StepSucceeded,
 )
-from eventsaga.core.ready import may_compensate, may_start
-from eventsaga.core.state import Phase, State, Status, StepState, apply
+from eventsaga.core.state import Phase, State, Status, StepState
 from eventsaga.errors import IllegalCommandError
 
 _GOING_FORWARD: Final = frozenset({Status.PENDING, Status.RUNNING})
@@ -82,40 +75,19 @@ def transition(definition: SagaDefinition, state: State, command: Command) -> Tr
     """
     if state.seq == 0 and not isinstance(command, StartSaga):
         raise IllegalCommandError("go on", "the saga was never started")
-    draft = _Draft(definition, state)
+    draft = Draft(definition, state)
     _handle(draft, command)
     return Transition(tuple(draft.events), draft.state)
 
 
-def idempotency_key(state: State, step: StepName, operation: Operation) -> str:
-    """Return the key of *operation*; the same for every attempt, process and restart."""
-    key = f"{state.saga_id}/{step}"
-    return key if operation is Operation.EXECUTE else f"{key}/compensate"
-
-
-class _Draft:
-    """A decision being made: the events so far and the state that they lead to."""
-
-    __slots__ = ("definition", "events", "state")
-
-    def __init__(self, definition: SagaDefinition, state: State) -> None:
-        self.definition = definition
-        self.state = state.copy()
-        self.events: list[SagaEvent] = []
-
-    def emit(self, event: SagaEvent) -> None:
-        self.events.append(event)
-        apply(self.state, event)
-
-
-def _handle(draft: _Draft, command: Command) -> None:
+def _handle(draft: Draft, command: Command) -> None:
     match command:
         case RecordSuccess() | RecordFailure() | RecordDoubt():
             _on_attempt_ended(draft, command)
         case StartSaga():
             _on_start(draft, command)
         case Wake():
-            _advance(draft, command.at)
+            advance(draft, command.at)
         case Recover():
             _on_recover(draft, command)
         case HandOver():
@@ -128,7 +100,7 @@ def _handle(draft: _Draft, command: Command) -> None:
             assert_never(command)
 
 
-def _on_start(draft: _Draft, command: StartSaga) -> None:
+def _on_start(draft: Draft, command: StartSaga) -> None:
     if draft.state.seq:
         return  # delivered again
     definition = draft.definition
@@ -146,7 +118,7 @@ def _on_start(draft: _Draft, command: StartSaga) -> None:
     )
 
 
-def _on_recover(draft: _Draft, command: Recover) -> None:
+def _on_recover(draft: Draft, command: Recover) -> None:
     if draft.state.status.is_settled:
         return
     draft.emit(
@@ -157,12 +129,12 @@ def _on_recover(draft: _Draft, command: Recover) -> None:
         )
     )
     # Before anything is tried again: the time may have run out while nobody was there.
-    _meet_deadline(draft, command.at)
+    meet_deadline(draft, command.at)
     _interrupt(draft, command.at, "WorkerLost", "the worker's lease ended during the attempt")
-    _advance(draft, command.at)
+    advance(draft, command.at)
 
 
-def _on_cancel(draft: _Draft, command: RequestCancel) -> None:
+def _on_cancel(draft: Draft, command: RequestCancel) -> None:
     state = draft.state
     if state.status.is_settled:
         raise IllegalCommandError("cancel", f"the saga is {state.status}")
@@ -171,10 +143,10 @@ def _on_cancel(draft: _Draft, command: RequestCancel) -> None:
     draft.emit(
         SagaCancelRequested(at=command.at, reason=command.reason, actor=command.actor),
     )
-    _advance(draft, command.at)
+    advance(draft, command.at)
 
 
-def _on_park(draft: _Draft, command: Park) -> None:
+def _on_park(draft: Draft, command: Park) -> None:
     state = draft.state
     if state.status.is_settled:
         return
@@ -189,7 +161,7 @@ def _on_park(draft: _Draft, command: Park) -> None:
     )
 
 
-def _on_attempt_ended(draft: _Draft, command: RecordSuccess | RecordFailure | RecordDoubt) -> None:
+def _on_attempt_ended(draft: Draft, command: RecordSuccess | RecordFailure | RecordDoubt) -> None:
     step = _running(draft, command)
     if step is None:
         return  # an attempt that was given up already; its successor has the same key
@@ -202,10 +174,10 @@ def _on_attempt_ended(draft: _Draft, command: RecordSuccess | RecordFailure | Re
             draft.emit(_in_doubt(command, _retry_at(draft, step, command)))
         case _:
             assert_never(command)
-    _advance(draft, command.at, hold=command.hold, ended=command.step)
+    advance(draft, command.at, hold=command.hold, ended=command.step)
 
 
-def _succeeded(draft: _Draft, command: RecordSuccess) -> SagaEvent:
+def _succeeded(draft: Draft, command: RecordSuccess) -> SagaEvent:
     if command.operation is Operation.COMPENSATE:
         return StepCompensated(
             at=command.at, step=command.step, attempt=command.attempt, result=command.result
@@ -253,7 +225,7 @@ def _in_doubt(command: RecordDoubt, retry_at: datetime | None) -> SagaEvent:
 
 
 def _running(
-    draft: _Draft, command: RecordSuccess | RecordFailure | RecordDoubt
+    draft: Draft, command: RecordSuccess | RecordFailure | RecordDoubt
 ) -> StepState | None:
     """Return the step if *command* speaks of its running attempt; None if it is stale."""
     step = draft.state.steps.get(command.step)
@@ -272,7 +244,7 @@ def _running(
 
 
 def _retry_at(
-    draft: _Draft, step: StepState, command: RecordFailure | RecordDoubt
+    draft: Draft, step: StepState, command: RecordFailure | RecordDoubt
 ) -> datetime | None:
     forward = command.operation is Operation.EXECUTE
     if forward and draft.state.turn is not None:
@@ -293,12 +265,12 @@ def _later(at: datetime, wait: timedelta) -> datetime:
     return at + min(wait, _LONGEST_WAIT)
 
 
-def _policy(draft: _Draft, step: StepName, operation: Operation) -> RetryPolicy:
+def _policy(draft: Draft, step: StepName, operation: Operation) -> RetryPolicy:
     definition = draft.definition.steps[step]
     return definition.retry if operation is Operation.EXECUTE else definition.compensate_retry
 
 
-def _conflict(draft: _Draft, step: StepName, result: JsonObject | None) -> str | None:
+def _conflict(draft: Draft, step: StepName, result: JsonObject | None) -> str | None:
     """Return what *result* contradicts in a parallel branch, or None."""
     if not result:
         return None
@@ -318,7 +290,7 @@ def _is_same(one: object, other: object) -> bool:
     return one == other and json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
-def _interrupt(draft: _Draft, at: datetime, error_type: str, message: str) -> None:
+def _interrupt(draft: Draft, at: datetime, error_type: str, message: str) -> None:
     """Record that running attempts were cut short by the end of their process."""
     if draft.state.status.is_settled:
         return  # parked meanwhile: its attempts were given up
@@ -344,112 +316,3 @@ def _interrupt(draft: _Draft, at: datetime, error_type: str, message: str) -> No
                 retry_at=None if stays else at,
             )
         )
-
-
-# -- what follows -------------------------------------------------------------------------
-
-
-def _advance(
-    draft: _Draft, at: datetime, *, hold: bool = False, ended: StepName | None = None
-) -> None:
-    """Emit everything that is due in the state that the draft has reached.
-
-    Args:
-        draft: The decision so far.
-        at: The time.
-        hold: Begin nothing; only an end that has been reached is recorded.
-        ended: The step of which an attempt has just ended: of the steps that were not begun
-            only its neighbours can have become due. None to look at all of them.
-    """
-    state = draft.state
-    if state.status in _GOING_FORWARD:
-        if state.turn is None:
-            _advance_forward(draft, at, hold=hold, ended=ended)
-        if state.turn is not None and not hold and not any(state.open_in(Phase.RUNNING)):
-            draft.emit(
-                CompensationStarted(
-                    at=at,
-                    reason=state.turn.reason,
-                    because_of=state.turn.step,
-                    message=state.turn.message,
-                )
-            )
-            ended = None
-    if state.status is Status.COMPENSATING:
-        _advance_backward(draft, at, hold=hold, ended=ended)
-
-
-def _meet_deadline(draft: _Draft, at: datetime) -> bool:
-    """Turn the saga back if its time is up; return whether that happened."""
-    state = draft.state
-    if state.deadline_at is None or at < state.deadline_at or state.turn is not None:
-        return False
-    draft.emit(SagaDeadlineExceeded(at=at, deadline_at=state.deadline_at))
-    return True
-
-
-def _advance_forward(draft: _Draft, at: datetime, *, hold: bool, ended: StepName | None) -> None:
-    definition, state = draft.definition, draft.state
-    if state.succeeded == len(definition.order):
-        draft.emit(SagaCompleted(at=at))
-        return
-    if hold:
-        return
-    if _meet_deadline(draft, at):
-        return
-    for name in _due(state, Phase.WAITING, at):
-        _start_step(draft, name, state.steps[name].attempt + 1, at)
-    for name in definition.order if ended is None else definition.successors[ended]:
-        if may_start(definition, state, name):
-            _start_step(draft, name, 1, at)
-
-
-def _start_step(draft: _Draft, name: StepName, attempt: int, at: datetime) -> None:
-    key = idempotency_key(draft.state, name, Operation.EXECUTE)
-    draft.emit(StepStarted(at=at, step=name, attempt=attempt, idempotency_key=key))
-
-
-def _advance_backward(draft: _Draft, at: datetime, *, hold: bool, ended: StepName | None) -> None:
-    definition, state = draft.definition, draft.state
-    candidates = definition.order if ended is None else definition.compensates_before[ended]
-    due = [
-        *_due(state, Phase.COMPENSATION_WAITING, at),
-        *(name for name in reversed(candidates) if may_compensate(definition, state, name)),
-    ]
-    if due and hold:
-        return
-    for name in due:
-        step = state.steps[name]
-        draft.emit(
-            StepCompensationStarted(
-                at=at,
-                step=name,
-                attempt=step.undo_attempt + 1,
-                idempotency_key=idempotency_key(state, name, Operation.COMPENSATE),
-                outcome=step.outcome,
-            )
-        )
-    if state.open_steps:
-        return
-    failed = tuple(state.in_phase(Phase.COMPENSATION_FAILED))
-    draft.emit(_parked(state, failed, at) if failed else SagaCompensated(at=at))
-
-
-def _due(state: State, phase: Phase, at: datetime) -> list[StepName]:
-    due: list[StepName] = []
-    for name in state.open_steps:
-        step = state.steps[name]
-        if step.phase is phase and step.retry_at is not None and step.retry_at <= at:
-            due.append(name)
-    return due
-
-
-def _parked(state: State, failed: tuple[StepName, ...], at: datetime) -> SagaParked:
-    reports = "; ".join(f"{name}: {state.steps[name].message}" for name in failed)
-    return SagaParked(
-        at=at,
-        reason=ParkReason.COMPENSATION_FAILED,
-        steps=failed,
-        message=f"compensation gave up on {reports}",
-        remedy="undo by hand what these steps left behind",
-    )

@@ -19,8 +19,8 @@ from typing import Any, Final
 import httpx
 from pydantic import BaseModel
 
+from eventsaga.core.advance import idempotency_key
 from eventsaga.core.commands import RecordDoubt, RecordFailure, RecordSuccess
-from eventsaga.core.decide import idempotency_key
 from eventsaga.core.events import JsonObject, Operation
 from eventsaga.core.react import RunStep
 from eventsaga.core.state import State

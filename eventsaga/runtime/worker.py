@@ -371,6 +371,8 @@ class Worker:
         if now - self._looked_around_at < _LOOK_AROUND_SECONDS:
             return
         self._looked_around_at = now
+        # A claim that was given up on here may yet have been granted there.
+        self._claim_in_doubt = True
         await self._store.sweep_mail()
         for stranded in await self._store.stranded():
             _log.warning(

@@ -237,16 +237,16 @@ def _key_per_attempt(state: State, step: str, operation: Operation) -> str:
 
 
 WRONG: list[tuple[str, object, Script, str]] = [
-    ("decide.may_compensate", _all_at_once, {("c", EXECUTE, 1): "fail"}, "reverse_order"),
+    ("advance.may_compensate", _all_at_once, {("c", EXECUTE, 1): "fail"}, "reverse_order"),
     ("ready._is_owed", _doubts_forgotten, {("c", EXECUTE, 1): "doubt"}, "all_or_compensated"),
     ("decide._retry_at", _always_again, {("a", EXECUTE, 1): "fail"}, "bounded_trying"),
     (
-        "decide._parked",
+        "advance._parked",
         _end_all_the_same,
         {("c", EXECUTE, 1): "fail", ("a", COMPENSATE, 1): "fail"},
         "no_false_ending",
     ),
-    ("decide.idempotency_key", _key_per_attempt, {("a", EXECUTE, 1): "crash"}, "stable_keys"),
+    ("advance.idempotency_key", _key_per_attempt, {("a", EXECUTE, 1): "crash"}, "stable_keys"),
 ]
 
 
