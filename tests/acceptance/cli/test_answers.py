@@ -168,7 +168,7 @@ def test_show_names_what_a_person_has_to_do_about_a_parked_saga(stocked: Stock) 
     answer = stocked.console.answer("show", stocked.parked)
     assert "PARKED" in answer.splitlines()[0]
     assert "compensation gave up on reserve: the warehouse is closed" in answer
-    assert "undo what is left by hand" in answer
+    assert "undo by hand what these steps left behind" in answer
 
 
 def test_show_takes_the_beginning_of_an_id_and_says_more_if_asked(stocked: Stock) -> None:
