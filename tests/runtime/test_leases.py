@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import asyncpg
 
-from eventsaga import Orchestrator, Status, StepContext
+from eventsaga import Orchestrator, Saga, Status, Step, StepContext
 from tests.runtime.sagas import (
     QUICK,
     SOON,
@@ -208,3 +208,21 @@ async def test_an_attempt_that_outlasts_the_drain_is_recorded_and_run_again(
     (doubt,) = events_of(history, "StepInDoubt")
     assert (doubt.interrupted, doubt.error_type) == (True, "Shutdown")
     assert not events_of(history, "SagaRecovered")
+
+
+async def test_what_an_ending_lease_held_back_starts_with_the_next_one(database: str) -> None:
+    """The lease is too short for step b when it is due; the next heartbeat lets it go."""
+    first = _Counting(holds=1)
+    second = _Counting(holds=0)
+    saga = Saga("two", context=Order, steps=[Step("a", first.execute), Step("b", second.execute)])
+    async with orchestrating(database, saga) as orchestrator:
+        worker = orchestrator._worker
+        assert worker is not None
+        handle = await orchestrator.start("two", Order())
+        await first.begun.wait()
+        worker._lease._safe_until = float("-inf")
+        first.forever.set()
+        state = await handle.result(timeout=10)
+
+    assert state.status is Status.COMPLETED
+    assert len(second.keys) == 1
