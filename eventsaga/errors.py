@@ -6,6 +6,7 @@ Data stands in attributes, text in ``__str__``; arguments match, so all of them 
 """
 
 from datetime import timedelta
+from typing import Self
 from uuid import UUID
 
 
@@ -67,15 +68,26 @@ class IllegalCommandError(EventSagaError):
     Attributes:
         command: What was asked for.
         reason: Why it is refused.
+        legal: What could be asked instead.
     """
 
-    def __init__(self, command: str, reason: str) -> None:
-        super().__init__(command, reason)
+    def __init__(self, command: str, reason: str, legal: tuple[str, ...] = ()) -> None:
+        super().__init__(command, reason, legal)
         self.command = command
         self.reason = reason
+        self.legal = legal
 
     def __str__(self) -> str:
-        return f"cannot {self.command}: {self.reason}"
+        instead = f" (legal now: {', '.join(self.legal)})" if self.legal else ""
+        return f"cannot {self.command}: {self.reason}{instead}"
+
+    @classmethod
+    def read(cls, command: str, text: str) -> Self:
+        """Return the error that was written down as *text*; of *command* if it does not say."""
+        if text.startswith("cannot "):
+            command, _, text = text.removeprefix("cannot ").partition(": ")
+        reason, _, legal = text.partition(" (legal now: ")
+        return cls(command, reason, tuple(filter(None, legal.removesuffix(")").split(", "))))
 
 
 class PayloadError(EventSagaError):
@@ -146,6 +158,14 @@ class UnknownSagaError(EventSagaError):
         return f"no saga {self.saga_name!r} is registered (registered: {known})"
 
 
+class TransactionMisusedError(EventSagaError):
+    """A step ended the transaction that it was lent.
+
+    It may flush, use savepoints, and commit its session, which releases a savepoint. The
+    transaction itself is committed together with the step's result.
+    """
+
+
 # -- fix the deployment -----------------------------------------------------------------
 
 
@@ -175,6 +195,14 @@ class SchemaOutdatedError(EventSagaError):
     def __str__(self) -> str:
         found = f"is at revision {self.found}" if self.found else "has no eventsaga schema"
         return f"the database {found}, revision {self.needed} is needed: run `eventsaga db upgrade`"
+
+
+class DefinitionChangedError(EventSagaError):
+    """A definition was changed under the same version while its sagas are unfinished.
+
+    Give the new one a higher version, and register the old one beside it until its sagas
+    have ended; ``eventsaga check`` says so before a deploy.
+    """
 
 
 class UnknownEventError(EventSagaError):

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from eventsaga.core.definition import StepName
-from eventsaga.core.events import JsonObject, Operation, ParkReason
+from eventsaga.core.definition import Hook, StepName
+from eventsaga.core.events import JsonObject, Operation, ParkReason, Resolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartSaga:
-    """Begin to exist. *context* is the validated input."""
+    """Begin to exist. *context* is the validated input; a child knows its parent."""
 
     at: datetime
     context: JsonObject
     correlation_id: str
     key: str | None = None
+    parent_id: UUID | None = None
+    parent_step: StepName | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class RecordFailure:
         retry_after: Wait this long instead of the policy's backoff.
         jitter: Random number in [0, 1) for the backoff.
         effect_happened: The function returned, but its result was refused.
+        interrupted: Nothing is to blame but the database: the budget is not spent.
         hold: Record it and start nothing: the worker is about to stop.
     """
 
@@ -68,6 +71,7 @@ class RecordFailure:
     retryable: bool = True
     retry_after: timedelta | None = None
     effect_happened: bool = False
+    interrupted: bool = False
     hold: bool = False
 
 
@@ -129,6 +133,99 @@ class Park:
     remedy: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveSignal:
+    """Somebody outside has spoken; *payload* fits what the saga waits for."""
+
+    at: datetime
+    signal: str
+    id: UUID
+    payload: JsonObject
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordChildEnded:
+    """A child came to its end.
+
+    Attributes:
+        status: A terminal status.
+        context: The child's final context.
+        message: Why it did not complete, if it did not.
+        refused: The child does not let itself be undone; *message* says why.
+    """
+
+    at: datetime
+    step: StepName
+    child_id: UUID
+    status: str
+    context: JsonObject
+    message: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordHook:
+    """A hook returned, or *error_type* and *message* say why it did not."""
+
+    at: datetime
+    hook: Hook
+    jitter: float = 0.0
+    error_type: str | None = None
+    message: str = ""
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySaga:
+    """Try again what gave up; *step* alone, or all if it is None."""
+
+    at: datetime
+    reason: str
+    actor: str
+    step: StepName | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipStep:
+    """Go on without a step that gave up."""
+
+    at: datetime
+    step: StepName
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolveStep:
+    """Go on with what a person found out about a step that gave up."""
+
+    at: datetime
+    step: StepName
+    resolution: Resolution
+    reason: str
+    actor: str
+    result: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandon:
+    """End a parked saga as it is."""
+
+    at: datetime
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestUndo:
+    """Compensate a saga that has completed."""
+
+    at: datetime
+    reason: str
+    actor: str
+
+
 Command = (
     StartSaga
     | Wake
@@ -139,4 +236,12 @@ Command = (
     | Recover
     | RequestCancel
     | Park
+    | ReceiveSignal
+    | RecordChildEnded
+    | RecordHook
+    | RetrySaga
+    | SkipStep
+    | ResolveStep
+    | Abandon
+    | RequestUndo
 )

@@ -2,47 +2,52 @@
 
 One decision holds everything that follows at once: the result of step k and the intent of
 step k+1 are one append, so a crash finds no gap between them. All rules about order stand
-in `advance`; the commands only say what happened.
+in `advance`; what became of an attempt is judged in `attempts`, what people ask in
+`requests`. Whatever refuses does so before the first event.
 """
 
-import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Final, assert_never
 
-from eventsaga.core.advance import Draft, advance, meet_deadline
+from eventsaga.core.advance import advance
+from eventsaga.core.answers import Answers, NoAnswers
+from eventsaga.core.attempts import interrupt, on_attempt_ended
 from eventsaga.core.commands import (
+    Abandon,
     Command,
     HandOver,
     Park,
+    ReceiveSignal,
+    RecordChildEnded,
     RecordDoubt,
     RecordFailure,
+    RecordHook,
     RecordSuccess,
     Recover,
     RequestCancel,
+    RequestUndo,
+    ResolveStep,
+    RetrySaga,
+    SkipStep,
     StartSaga,
     Wake,
 )
-from eventsaga.core.definition import RetryPolicy, SagaDefinition, StepName
+from eventsaga.core.draft import Draft, later
 from eventsaga.core.events import (
-    JsonObject,
-    Operation,
-    SagaCancelRequested,
+    HookFailed,
     SagaEvent,
     SagaParked,
     SagaRecovered,
     SagaStarted,
-    StepCompensated,
-    StepCompensationFailed,
-    StepFailed,
-    StepInDoubt,
-    StepSucceeded,
 )
-from eventsaga.core.state import Phase, State, Status, StepState
+from eventsaga.core.forward import meet_deadline
+from eventsaga.core.graph import SagaDefinition
+from eventsaga.core.ready import owed_hook
+from eventsaga.core.requests import on_child_ended, on_hook, on_request, on_signal
+from eventsaga.core.state import State
 from eventsaga.errors import IllegalCommandError
 
-_GOING_FORWARD: Final = frozenset({Status.PENDING, Status.RUNNING})
-_LONGEST_WAIT: Final = timedelta(days=100 * 365)
+_NO_ANSWERS: Final = NoAnswers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +63,52 @@ class Transition:
     state: State
 
 
-def decide(definition: SagaDefinition, state: State, command: Command) -> tuple[SagaEvent, ...]:
+def decide(
+    definition: SagaDefinition,
+    state: State,
+    command: Command,
+    answers: Answers = _NO_ANSWERS,
+) -> tuple[SagaEvent, ...]:
     """Return the events that *command* causes. Reads nothing but its arguments.
 
     Raises:
         IllegalCommandError: If *state* does not allow the command.
     """
-    return transition(definition, state, command).events
+    return transition(definition, state, command, answers).events
 
 
-def transition(definition: SagaDefinition, state: State, command: Command) -> Transition:
+def transition(
+    definition: SagaDefinition,
+    state: State,
+    command: Command,
+    answers: Answers = _NO_ANSWERS,
+    *,
+    in_place: bool = False,
+) -> Transition:
     """Decide, and return the next state too, so that the caller need not fold again.
+
+    Args:
+        definition: What may happen.
+        state: Where the saga stands.
+        command: What is asked, or has happened.
+        answers: The user's functions.
+        in_place: Fold *state* itself, which the caller owns: its price does not grow with
+            the number of steps. It is untouched if the command is refused.
 
     Raises:
         IllegalCommandError: If *state* does not allow the command.
     """
     if state.seq == 0 and not isinstance(command, StartSaga):
         raise IllegalCommandError("go on", "the saga was never started")
-    draft = Draft(definition, state)
+    draft = Draft(definition, state if in_place else state.copy(), answers)
     _handle(draft, command)
     return Transition(tuple(draft.events), draft.state)
 
 
-def _handle(draft: Draft, command: Command) -> None:
+def _handle(draft: Draft, command: Command) -> None:  # noqa: C901 - a line for each command
     match command:
         case RecordSuccess() | RecordFailure() | RecordDoubt():
-            _on_attempt_ended(draft, command)
+            on_attempt_ended(draft, command)
         case StartSaga():
             _on_start(draft, command)
         case Wake():
@@ -91,11 +116,17 @@ def _handle(draft: Draft, command: Command) -> None:
         case Recover():
             _on_recover(draft, command)
         case HandOver():
-            _interrupt(draft, command.at, "Shutdown", "the worker was shut down")
-        case RequestCancel():
-            _on_cancel(draft, command)
+            interrupt(draft, command.at, "Shutdown", "the worker was shut down")
         case Park():
             _on_park(draft, command)
+        case ReceiveSignal():
+            on_signal(draft, command)
+        case RecordChildEnded():
+            on_child_ended(draft, command)
+        case RecordHook():
+            on_hook(draft, command)
+        case RequestCancel() | RetrySaga() | SkipStep() | ResolveStep() | Abandon() | RequestUndo():
+            on_request(draft, command)
         case _:
             assert_never(command)
 
@@ -113,7 +144,9 @@ def _on_start(draft: Draft, command: StartSaga) -> None:
             context=command.context,
             correlation_id=command.correlation_id,
             key=command.key,
-            deadline_at=_later(command.at, definition.deadline) if definition.deadline else None,
+            deadline_at=later(command.at, definition.deadline) if definition.deadline else None,
+            parent_id=command.parent_id,
+            parent_step=command.parent_step,
         )
     )
 
@@ -130,25 +163,25 @@ def _on_recover(draft: Draft, command: Recover) -> None:
     )
     # Before anything is tried again: the time may have run out while nobody was there.
     meet_deadline(draft, command.at)
-    _interrupt(draft, command.at, "WorkerLost", "the worker's lease ended during the attempt")
-    advance(draft, command.at)
-
-
-def _on_cancel(draft: Draft, command: RequestCancel) -> None:
-    state = draft.state
-    if state.status.is_settled:
-        raise IllegalCommandError("cancel", f"the saga is {state.status}")
-    if state.turn is not None:
-        return  # it goes back already
-    draft.emit(
-        SagaCancelRequested(at=command.at, reason=command.reason, actor=command.actor),
-    )
+    interrupt(draft, command.at, "WorkerLost", "the worker's lease ended during the attempt")
     advance(draft, command.at)
 
 
 def _on_park(draft: Draft, command: Park) -> None:
     state = draft.state
     if state.status.is_settled:
+        hook = owed_hook(draft.definition, state)
+        if hook is not None:
+            # It is the hook that kills whoever runs it.
+            draft.emit(
+                HookFailed(
+                    at=command.at,
+                    hook=hook,
+                    attempt=state.hook_attempts + 1,
+                    error_type="Poison",
+                    message=command.message,
+                )
+            )
         return
     draft.emit(
         SagaParked(
@@ -159,160 +192,3 @@ def _on_park(draft: Draft, command: Park) -> None:
             remedy=command.remedy,
         )
     )
-
-
-def _on_attempt_ended(draft: Draft, command: RecordSuccess | RecordFailure | RecordDoubt) -> None:
-    step = _running(draft, command)
-    if step is None:
-        return  # an attempt that was given up already; its successor has the same key
-    match command:
-        case RecordSuccess():
-            draft.emit(_succeeded(draft, command))
-        case RecordFailure():
-            draft.emit(_failed(command, _retry_at(draft, step, command)))
-        case RecordDoubt():
-            draft.emit(_in_doubt(command, _retry_at(draft, step, command)))
-        case _:
-            assert_never(command)
-    advance(draft, command.at, hold=command.hold, ended=command.step)
-
-
-def _succeeded(draft: Draft, command: RecordSuccess) -> SagaEvent:
-    if command.operation is Operation.COMPENSATE:
-        return StepCompensated(
-            at=command.at, step=command.step, attempt=command.attempt, result=command.result
-        )
-    return StepSucceeded(
-        at=command.at,
-        step=command.step,
-        attempt=command.attempt,
-        result=command.result,
-        conflict=_conflict(draft, command.step, command.result),
-    )
-
-
-def _failed(command: RecordFailure, retry_at: datetime | None) -> SagaEvent:
-    if command.operation is Operation.COMPENSATE:
-        return StepCompensationFailed(
-            at=command.at,
-            step=command.step,
-            attempt=command.attempt,
-            error_type=command.error_type,
-            message=command.message,
-            retry_at=retry_at,
-        )
-    return StepFailed(
-        at=command.at,
-        step=command.step,
-        attempt=command.attempt,
-        error_type=command.error_type,
-        message=command.message,
-        retry_at=retry_at,
-        effect_happened=True if command.effect_happened else None,
-    )
-
-
-def _in_doubt(command: RecordDoubt, retry_at: datetime | None) -> SagaEvent:
-    return StepInDoubt(
-        at=command.at,
-        step=command.step,
-        attempt=command.attempt,
-        operation=command.operation,
-        error_type=command.error_type,
-        message=command.message,
-        retry_at=retry_at,
-    )
-
-
-def _running(
-    draft: Draft, command: RecordSuccess | RecordFailure | RecordDoubt
-) -> StepState | None:
-    """Return the step if *command* speaks of its running attempt; None if it is stale."""
-    step = draft.state.steps.get(command.step)
-    if command.operation is Operation.EXECUTE:
-        phase, attempt = Phase.RUNNING, step.attempt if step else 0
-    else:
-        phase, attempt = Phase.COMPENSATING, step.undo_attempt if step else 0
-    if step is None or not 1 <= command.attempt <= attempt:
-        raise IllegalCommandError(
-            "record a result",
-            f"attempt {command.attempt} to {command.operation} {command.step!r} never started",
-        )
-    current = step.phase is phase and command.attempt == attempt
-    # A parked saga may show an attempt as running; it was given up.
-    return step if current and not draft.state.status.is_settled else None
-
-
-def _retry_at(
-    draft: Draft, step: StepState, command: RecordFailure | RecordDoubt
-) -> datetime | None:
-    forward = command.operation is Operation.EXECUTE
-    if forward and draft.state.turn is not None:
-        return None  # the saga goes back: nothing is tried again
-    if not command.retryable:
-        return None
-    wait = _policy(draft, command.step, command.operation).wait_after(
-        (step.spent if forward else step.undo_spent) + 1, command.jitter
-    )
-    if wait is None:
-        return None
-    asked = command.retry_after
-    return _later(command.at, wait if asked is None else max(asked, timedelta(0)))
-
-
-def _later(at: datetime, wait: timedelta) -> datetime:
-    # An instant beyond the year 9999 cannot be written.
-    return at + min(wait, _LONGEST_WAIT)
-
-
-def _policy(draft: Draft, step: StepName, operation: Operation) -> RetryPolicy:
-    definition = draft.definition.steps[step]
-    return definition.retry if operation is Operation.EXECUTE else definition.compensate_retry
-
-
-def _conflict(draft: Draft, step: StepName, result: JsonObject | None) -> str | None:
-    """Return what *result* contradicts in a parallel branch, or None."""
-    if not result:
-        return None
-    for other in draft.definition.concurrent[step]:
-        theirs = draft.state.steps.get(other)
-        if theirs is None or theirs.phase is not Phase.SUCCEEDED or not theirs.result:
-            continue
-        shared = [name for name in result if name in theirs.result]
-        fields = [name for name in shared if not _is_same(theirs.result[name], result[name])]
-        if fields:
-            return f"{step!r} and {other!r} returned different values for {', '.join(fields)}"
-    return None
-
-
-def _is_same(one: object, other: object) -> bool:
-    # To Python 1 and True are equal, at any depth; to JSON they are not.
-    return one == other and json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-
-
-def _interrupt(draft: Draft, at: datetime, error_type: str, message: str) -> None:
-    """Record that running attempts were cut short by the end of their process."""
-    if draft.state.status.is_settled:
-        return  # parked meanwhile: its attempts were given up
-    going_back = draft.state.turn is not None
-    for name in tuple(draft.state.open_steps):
-        step = draft.state.steps[name]
-        if step.phase is Phase.RUNNING:
-            operation, attempt = Operation.EXECUTE, step.attempt
-        elif step.phase is Phase.COMPENSATING:
-            operation, attempt = Operation.COMPENSATE, step.undo_attempt
-        else:
-            continue
-        stays = operation is Operation.EXECUTE and going_back
-        draft.emit(
-            StepInDoubt(
-                at=at,
-                step=name,
-                attempt=attempt,
-                operation=operation,
-                error_type=error_type,
-                message=message,
-                interrupted=True,
-                retry_at=None if stays else at,
-            )
-        )

@@ -1,19 +1,17 @@
 """What may happen in a saga? A definition is data: compared, hashed and drawn, never run.
 
-Nodes nest (a step, a sequence, a parallel group). For deciding, the tree is compiled once
-into a dependency graph: a step may start when all its predecessors have succeeded, and may
-be compensated when everything that depends on it has been.
+Nodes nest. What a saga does stands in its leaves (a step, a sleep, a wait for a signal, a
+child saga, a step for each of many items); sequences and parallel groups put them in order.
+For deciding, the tree is compiled once into a dependency graph: see `eventsaga.core.graph`.
 """
 
-import hashlib
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from types import MappingProxyType
-from typing import Any, Final, assert_never
+from enum import StrEnum
+from typing import Any, Final
 
 from eventsaga.errors import DefinitionError
 
@@ -76,6 +74,31 @@ class RetryPolicy:
             return cap if delay else 0.0
 
 
+class OnDoubt(StrEnum):
+    """What follows when nobody knows whether an attempt had its effect."""
+
+    RETRY = "retry"
+    VERIFY = "verify"
+    COMPENSATE = "compensate"
+    PARK = "park"
+
+
+class OnTimeout(StrEnum):
+    """What follows when a signal does not come in time."""
+
+    CONTINUE = "continue"
+    COMPENSATE = "compensate"
+    PARK = "park"
+
+
+class Hook(StrEnum):
+    """What a user wants to be told of, after the fact."""
+
+    ON_COMPLETED = "on_completed"
+    ON_COMPENSATED = "on_compensated"
+    ON_PARKED = "on_parked"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDefinition:
     """One effect and, if it has one, its compensation.
@@ -86,9 +109,16 @@ class StepDefinition:
         retry: Policy of the effect.
         compensate_retry: Policy of the compensation.
         timeout: Limit of one attempt, of either kind; a longer one is in doubt. Positive.
+        conditional: Whether a predicate decides that it is run.
+        pivot: Whether there is no way back once it has succeeded.
+        on_doubt: What follows an attempt without an answer.
+        key_ttl: How long the other side remembers the idempotency key. An effect in doubt
+            that is older is never sent again; None for no limit.
+        transactional: Whether effect and result are one commit, so that nothing is ever
+            in doubt.
 
     Raises:
-        DefinitionError: If the timeout is not positive.
+        DefinitionError: If a value is out of its range, or two contradict each other.
     """
 
     name: StepName
@@ -96,10 +126,110 @@ class StepDefinition:
     retry: RetryPolicy = RetryPolicy()
     compensate_retry: RetryPolicy = RetryPolicy()
     timeout: timedelta = timedelta(seconds=30)
+    conditional: bool = False
+    pivot: bool = False
+    on_doubt: OnDoubt = OnDoubt.RETRY
+    key_ttl: timedelta | None = None
+    transactional: bool = False
 
     def __post_init__(self) -> None:
         if self.timeout <= timedelta(0):
             raise DefinitionError("timeout must be positive")
+        if self.key_ttl is not None and self.key_ttl <= timedelta(0):
+            raise DefinitionError("key_ttl must be positive")
+        if self.on_doubt is OnDoubt.COMPENSATE and not self.compensable:
+            raise DefinitionError("on_doubt='compensate' needs a compensation")
+        if self.pivot and self.conditional:
+            raise DefinitionError("a pivot cannot be conditional: is there a way back without it?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SleepDefinition:
+    """A time to wait.
+
+    Attributes:
+        name: Unique within the saga.
+        duration: How long; None if that is computed from the context.
+        conditional: Whether a predicate decides that it is waited at all.
+    """
+
+    name: StepName
+    duration: timedelta | None = None
+    conditional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalDefinition:
+    """A wait for somebody outside.
+
+    Attributes:
+        name: Unique within the saga.
+        signal: Name of the signal.
+        timeout: Longest wait; None for ever.
+        on_timeout: What follows when it is over.
+        default: The payload to go on with, if that is what follows.
+        into: Context field that takes the whole payload; None for none.
+        fields: Without *into*: the members of the payload that are fields of the context.
+        conditional: Whether a predicate decides that it is waited for.
+    """
+
+    name: StepName
+    signal: str
+    timeout: timedelta | None = None
+    on_timeout: OnTimeout = OnTimeout.COMPENSATE
+    default: Mapping[str, Any] | None = None
+    into: str | None = None
+    fields: tuple[str, ...] = ()
+    conditional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildDefinition:
+    """A saga of its own as a step; its undo is the step's compensation.
+
+    Attributes:
+        name: Unique within the saga.
+        saga: Name of the child's definition.
+        compensate_retry: Policy of the compensation.
+        into: Context field that takes the child's final context; None for none.
+        conditional: Whether a predicate decides that it is started.
+        undoable: False if the child has a pivot: then there is no way back from it.
+    """
+
+    name: StepName
+    saga: str
+    compensate_retry: RetryPolicy = RetryPolicy()
+    into: str | None = None
+    conditional: bool = False
+    undoable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForEachDefinition:
+    """The same step for each of many items, which are computed when it is reached.
+
+    Attributes:
+        name: Unique within the saga; its steps are ``name[0]``, ``name[1]`` and so on.
+        step: What is done for one item; its own name is not used.
+        max_concurrency: Items under way at the same time. At least 1.
+        into: Context field that takes the list of results; None to merge each result.
+        conditional: Whether a predicate decides that it is run at all.
+    """
+
+    name: StepName
+    step: StepDefinition
+    max_concurrency: int = 10
+    into: str | None = None
+    conditional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_concurrency < 1:
+            raise DefinitionError(f"max_concurrency must be at least 1, not {self.max_concurrency}")
+        if self.step.pivot:
+            raise DefinitionError("a pivot cannot be done for each item: a later one may fail")
+
+
+Leaf = StepDefinition | SleepDefinition | SignalDefinition | ChildDefinition | ForEachDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,101 +241,40 @@ class SequenceDefinition:
 
 @dataclass(frozen=True, slots=True)
 class ParallelDefinition:
-    """Branches that run at the same time; the group ends when all have settled."""
-
-    name: str
-    branches: tuple["Node", ...]
-
-
-Node = StepDefinition | SequenceDefinition | ParallelDefinition
-
-
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    """The dependency graph that a definition's tree stands for."""
-
-    steps: Mapping[StepName, StepDefinition]
-    order: tuple[StepName, ...]
-    predecessors: Mapping[StepName, tuple[StepName, ...]]
-    successors: Mapping[StepName, tuple[StepName, ...]]
-    concurrent: Mapping[StepName, frozenset[StepName]]
-    compensates_after: Mapping[StepName, tuple[StepName, ...]]
-    compensates_before: Mapping[StepName, tuple[StepName, ...]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SagaDefinition:
-    """A saga as data, with its dependency graph.
+    """Branches that run at the same time; the group ends when all have settled.
 
     Attributes:
-        name: Unique within a database.
-        version: Raised by the author when the shape changes.
-        nodes: The tree, in order.
-        deadline: Limit of the whole saga from its start; None for none.
-        fingerprint: Hash of the shape (kinds, names, nesting, what is compensable).
-            Policies and timeouts are left out: changing them cannot contradict a
-            history, so it must not strand running sagas.
-
-    Raises:
-        DefinitionError: If the tree has no step, or a name twice or ill-formed.
+        max_concurrency: Branches under way at the same time; None for all.
     """
 
     name: str
-    version: int = 1
-    nodes: tuple[Node, ...]
-    deadline: timedelta | None = None
-    fingerprint: str = field(init=False)
-    _graph: _Graph = field(init=False, repr=False, compare=False)
+    branches: tuple["Node", ...]
+    max_concurrency: int | None = None
 
     def __post_init__(self) -> None:
-        require_identifier("saga", self.name)
-        if self.version < 1:
-            raise DefinitionError(f"saga {self.name!r}: version must be at least 1")
-        if self.deadline is not None and self.deadline <= timedelta(0):
-            raise DefinitionError(f"saga {self.name!r}: deadline must be positive")
-        # A frozen dataclass has no other way to fill in what it derives.
-        object.__setattr__(self, "_graph", _compile(self))
-        shape = json.dumps(self.shape(), sort_keys=True, separators=(",", ":"))
-        object.__setattr__(self, "fingerprint", hashlib.sha256(shape.encode()).hexdigest()[:32])
+        if self.max_concurrency is not None and self.max_concurrency < 1:
+            raise DefinitionError(
+                f"parallel group {self.name!r}: max_concurrency must be at least 1, "
+                f"not {self.max_concurrency}"
+            )
 
-    @property
-    def steps(self) -> Mapping[StepName, StepDefinition]:
-        """All steps by name, in the order in which they are written."""
-        return self._graph.steps
 
-    @property
-    def order(self) -> tuple[StepName, ...]:
-        """All step names as written; a topological order of the dependency graph."""
-        return self._graph.order
+Node = Leaf | SequenceDefinition | ParallelDefinition
 
-    @property
-    def predecessors(self) -> Mapping[StepName, tuple[StepName, ...]]:
-        """For each step, those that must have succeeded before it starts."""
-        return self._graph.predecessors
 
-    @property
-    def successors(self) -> Mapping[StepName, tuple[StepName, ...]]:
-        """For each step, those that wait for it directly."""
-        return self._graph.successors
+def item_name(group: StepName, index: int) -> StepName:
+    """Return the name of the step for item *index* of a `ForEachDefinition`."""
+    return f"{group}[{index}]"
 
-    @property
-    def concurrent(self) -> Mapping[StepName, frozenset[StepName]]:
-        """For each step, those that may run at the same time, in other branches."""
-        return self._graph.concurrent
 
-    @property
-    def compensates_after(self) -> Mapping[StepName, tuple[StepName, ...]]:
-        """For each step, the nearest compensable ones after it: they are compensated first."""
-        return self._graph.compensates_after
+def group_of(name: StepName) -> StepName | None:
+    """Return the group that *name* is an item of; None if it stands in the definition."""
+    return name[: name.rindex("[")] if name[-1] == "]" else None
 
-    @property
-    def compensates_before(self) -> Mapping[StepName, tuple[StepName, ...]]:
-        """For each step, the nearest compensable ones before it: they are compensated next."""
-        return self._graph.compensates_before
 
-    def shape(self) -> dict[str, Any]:
-        """Return the definition as a JSON object, without policies; stored with the saga."""
-        return {"name": self.name, "nodes": [_shape(node) for node in self.nodes]}
+def item_index(name: StepName) -> int:
+    """Return which item of its group *name* is for."""
+    return int(name[name.rindex("[") + 1 : -1])
 
 
 def require_identifier(kind: str, name: str) -> None:
@@ -220,128 +289,3 @@ def require_identifier(kind: str, name: str) -> None:
             f"{kind} name {name!r} must start with a letter or '_' and hold only letters, "
             "digits, '_', '.' and '-' (at most 100)"
         )
-
-
-def _shape(node: Node) -> Any:
-    match node:
-        case StepDefinition():
-            return {"step": node.name, "compensable": node.compensable}
-        case SequenceDefinition():
-            return {"sequence": [_shape(child) for child in node.nodes]}
-        case ParallelDefinition():
-            return {"parallel": node.name, "branches": [_shape(child) for child in node.branches]}
-        case _:
-            assert_never(node)
-
-
-def _steps_in(node: Node) -> Iterator[StepDefinition]:
-    match node:
-        case StepDefinition():
-            yield node
-        case SequenceDefinition(nodes=children) | ParallelDefinition(branches=children):
-            for child in children:
-                yield from _steps_in(child)
-        case _:
-            assert_never(node)
-
-
-class _Compiler:
-    """Walks the tree once and collects edges; lives only during compilation."""
-
-    def __init__(self, saga_name: str) -> None:
-        self._saga_name = saga_name
-        self._names: set[str] = set()
-        self.steps: dict[StepName, StepDefinition] = {}
-        self.predecessors: dict[StepName, tuple[StepName, ...]] = {}
-        self.concurrent: dict[StepName, frozenset[StepName]] = {}
-
-    def visit(
-        self, node: Node, before: tuple[StepName, ...], beside: frozenset[StepName]
-    ) -> tuple[StepName, ...]:
-        """Add *node*, which follows *before*, and return the steps that it ends with."""
-        match node:
-            case StepDefinition():
-                self._take_name("step", node.name)
-                self.steps[node.name] = node
-                self.predecessors[node.name] = before
-                self.concurrent[node.name] = beside
-                return (node.name,)
-            case SequenceDefinition():
-                return self.visit_all(node.nodes, before, beside)
-            case ParallelDefinition():
-                return self._visit_branches(node, before, beside)
-            case _:
-                assert_never(node)
-
-    def visit_all(
-        self, nodes: tuple[Node, ...], before: tuple[StepName, ...], beside: frozenset[StepName]
-    ) -> tuple[StepName, ...]:
-        if not nodes:
-            raise DefinitionError(f"saga {self._saga_name!r} has an empty list of steps")
-        for node in nodes:
-            before = self.visit(node, before, beside)
-        return before
-
-    def _visit_branches(
-        self, node: ParallelDefinition, before: tuple[StepName, ...], beside: frozenset[StepName]
-    ) -> tuple[StepName, ...]:
-        self._take_name("parallel group", node.name)
-        if not node.branches:
-            raise DefinitionError(f"parallel group {node.name!r} has no branches")
-        inside = [frozenset(step.name for step in _steps_in(branch)) for branch in node.branches]
-        everyone = frozenset[StepName]().union(*inside)
-        ends = [
-            self.visit(branch, before, beside | (everyone - own))
-            for branch, own in zip(node.branches, inside, strict=True)
-        ]
-        return tuple(name for end in ends for name in end)
-
-    def _take_name(self, kind: str, name: str) -> None:
-        require_identifier(kind, name)
-        if name in self._names:
-            raise DefinitionError(f"saga {self._saga_name!r} has two nodes named {name!r}")
-        self._names.add(name)
-
-
-def _compile(definition: SagaDefinition) -> _Graph:
-    compiler = _Compiler(definition.name)
-    compiler.visit_all(definition.nodes, (), frozenset())
-    successors = _reversed(compiler.predecessors)
-    # The order is topological, so what a step links to is known when its turn comes.
-    order = tuple(compiler.steps)
-    nearest_before = _nearest_compensable(compiler.steps, order, compiler.predecessors)
-    nearest_after = _nearest_compensable(compiler.steps, reversed(order), successors)
-    return _Graph(
-        steps=MappingProxyType(compiler.steps),
-        order=order,
-        predecessors=MappingProxyType(compiler.predecessors),
-        successors=MappingProxyType(successors),
-        concurrent=MappingProxyType(compiler.concurrent),
-        compensates_after=MappingProxyType(nearest_after),
-        compensates_before=MappingProxyType(nearest_before),
-    )
-
-
-def _reversed(
-    edges: Mapping[StepName, tuple[StepName, ...]],
-) -> dict[StepName, tuple[StepName, ...]]:
-    found: dict[StepName, list[StepName]] = {name: [] for name in edges}
-    for name, others in edges.items():
-        for other in others:
-            found[other].append(name)
-    return {name: tuple(others) for name, others in found.items()}
-
-
-def _nearest_compensable(
-    steps: Mapping[StepName, StepDefinition],
-    order: Iterable[StepName],
-    edges: Mapping[StepName, tuple[StepName, ...]],
-) -> dict[StepName, tuple[StepName, ...]]:
-    """Return *edges* with the steps left out that have no compensation."""
-    found: dict[StepName, tuple[StepName, ...]] = {}
-    for name in order:
-        nearest: dict[StepName, None] = {}
-        for other in edges[name]:
-            nearest.update(dict.fromkeys((other,) if steps[other].compensable else found[other]))
-        found[name] = tuple(nearest)
-    return found

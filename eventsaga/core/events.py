@@ -11,16 +11,17 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from eventsaga.core.definition import StepName
+from eventsaga.core.definition import Hook, StepName
 
 JsonObject = Mapping[str, Any]
 
 
 class Operation(StrEnum):
-    """Which of a step's two functions an attempt ran."""
+    """Which of a step's functions an attempt ran."""
 
     EXECUTE = "execute"
     COMPENSATE = "compensate"
+    VERIFY = "verify"
 
 
 class Outcome(StrEnum):
@@ -37,6 +38,7 @@ class TurnReason(StrEnum):
     CONFLICT = "conflict"
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
+    UNDO = "undo"
 
 
 class ParkReason(StrEnum):
@@ -44,6 +46,24 @@ class ParkReason(StrEnum):
 
     COMPENSATION_FAILED = "compensation_failed"
     POISON = "poison"
+    IN_DOUBT = "in_doubt"
+    RETRIES_EXHAUSTED = "retries_exhausted"
+    SIGNAL_TIMEOUT = "signal_timeout"
+
+
+class Next(StrEnum):
+    """What follows an attempt that did not succeed, if not what usually does."""
+
+    VERIFY = "verify"
+    PARK = "park"
+
+
+class Resolution(StrEnum):
+    """What a person found out about a step."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    COMPENSATED = "compensated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +79,8 @@ class SagaStarted:
         correlation_id: Sent along with every call that the saga makes.
         key: The start key, if it was started with one.
         deadline_at: After this the saga is compensated; None for never.
+        parent_id: The saga of which this is a step; None if it is none.
+        parent_step: The step that it is.
     """
 
     at: datetime
@@ -69,6 +91,8 @@ class SagaStarted:
     correlation_id: str
     key: str | None = None
     deadline_at: datetime | None = None
+    parent_id: UUID | None = None
+    parent_step: StepName | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +123,7 @@ class StepSucceeded:
         result: The patch of the context; None if the step returned nothing.
         conflict: What the patch contradicts in a parallel branch; such a patch is kept
             here but not applied, and the saga goes back. None if it fits.
+        pivot: True if there is no way back from here.
     """
 
     at: datetime
@@ -106,6 +131,7 @@ class StepSucceeded:
     attempt: int
     result: JsonObject | None = None
     conflict: str | None = None
+    pivot: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +141,16 @@ class StepFailed:
     Attributes:
         at: When the attempt ended.
         step: The step.
-        attempt: The attempt that failed.
+        attempt: The attempt that failed; 0 if none could begin.
         error_type: Name of the exception class.
         message: What the step reported. Stored as is, so no secrets.
         retry_at: The next attempt is due then; None if none is left.
         effect_happened: True if, against the rule, the effect did happen: the function
-            returned, and its result was refused. Such a step is compensated.
+            returned, and its result was refused. Such a step is compensated. False if the
+            other side was asked and says that no attempt had its effect.
+        interrupted: The process ended, and its transaction with it: this attempt does not
+            spend the budget.
+        then: What follows, if not another attempt or the way back.
     """
 
     at: datetime
@@ -130,6 +160,8 @@ class StepFailed:
     message: str
     retry_at: datetime | None = None
     effect_happened: bool | None = None
+    interrupted: bool | None = None
+    then: Next | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +176,9 @@ class StepInDoubt:
         error_type: Name of the exception class, or ``WorkerLost``.
         message: What is known.
         interrupted: The process ended, not the attempt: it does not spend the budget.
-        retry_at: The next attempt, with the same key, is due then; None if none is left.
+        retry_at: The next attempt, with the same key, or the next question to the other
+            side is due then; None if none is left.
+        then: What follows, if not another attempt or the way back.
     """
 
     at: datetime
@@ -155,6 +189,160 @@ class StepInDoubt:
     message: str
     interrupted: bool = False
     retry_at: datetime | None = None
+    then: Next | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationStarted:
+    """The other side is asked whether the effect of an attempt in doubt happened.
+
+    Attributes:
+        at: When it was decided.
+        step: The step.
+        attempt: The attempt in doubt.
+    """
+
+    at: datetime
+    step: StepName
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSkipped:
+    """The step is not run, and the saga goes on without it.
+
+    Attributes:
+        at: When it was decided.
+        step: The step.
+        reason: Why; None if its predicate said so.
+        actor: Who said so, if it was a person.
+    """
+
+    at: datetime
+    step: StepName
+    reason: str | None = None
+    actor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForEachStarted:
+    """The items of a group are known; each gets a step of its own.
+
+    Attributes:
+        at: When they were computed.
+        step: The group.
+        items: One for each step, in order.
+        into: Context field that takes the list of results; None to merge each result.
+    """
+
+    at: datetime
+    step: StepName
+    items: tuple[Any, ...]
+    into: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerStarted:
+    """The saga waits for a time.
+
+    Attributes:
+        at: When it began.
+        step: The sleep.
+        fire_at: Not before this.
+    """
+
+    at: datetime
+    step: StepName
+    fire_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired:
+    """A time to wait is over: that of a sleep, or the longest of a wait for a signal.
+
+    Attributes:
+        at: When that was noticed.
+        step: The sleep or the wait.
+    """
+
+    at: datetime
+    step: StepName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalAwaited:
+    """The saga waits for somebody outside.
+
+    Attributes:
+        at: When it began.
+        step: The wait.
+        signal: Name of the signal.
+        timeout_at: The longest wait ends then; None for never.
+    """
+
+    at: datetime
+    step: StepName
+    signal: str
+    timeout_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalReceived:
+    """Somebody outside has spoken; kept until it is waited for.
+
+    Attributes:
+        at: When the owner took it.
+        signal: Its name.
+        id: The same id is taken once.
+        payload: What was said.
+        actor: Who said it.
+    """
+
+    at: datetime
+    signal: str
+    id: UUID
+    payload: JsonObject
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildStarted:
+    """The intent to start a child; committed before the child exists.
+
+    Attributes:
+        at: When it was decided.
+        step: The step that it is.
+        child_id: Follows from the saga's id and the step, so it is started once.
+        saga_name: Definition of the child.
+        version: Version of the definition.
+        context: The child's validated input.
+    """
+
+    at: datetime
+    step: StepName
+    child_id: UUID
+    saga_name: str
+    version: int
+    context: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildEnded:
+    """A child has come to its end.
+
+    Attributes:
+        at: When the parent was told.
+        step: The step that it is.
+        child_id: The child.
+        status: How it ended.
+        message: Why, if it did not complete.
+    """
+
+    at: datetime
+    step: StepName
+    child_id: UUID
+    status: str
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +372,7 @@ class StepCompensationStarted:
         attempt: Counts from 1.
         idempotency_key: The same for all attempts; differs from that of the effect.
         outcome: What is known of the step's effect.
+        child_id: The child that is asked to undo itself; None if a function is called.
     """
 
     at: datetime
@@ -191,6 +380,7 @@ class StepCompensationStarted:
     attempt: int
     idempotency_key: str
     outcome: Outcome
+    child_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +411,8 @@ class StepCompensationFailed:
         error_type: Name of the exception class.
         message: What the compensation reported.
         retry_at: The next attempt is due then; None if none is left.
+        interrupted: The process ended, and its transaction with it: this attempt does not
+            spend the budget.
     """
 
     at: datetime
@@ -229,6 +421,7 @@ class StepCompensationFailed:
     error_type: str
     message: str
     retry_at: datetime | None = None
+    interrupted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +487,114 @@ class SagaParked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SagaRetried:
+    """A person lets a parked saga try again.
+
+    Attributes:
+        at: When the owner took the request.
+        steps: The steps that are tried again, each with a new budget.
+        reason: What the person said.
+        actor: Who it was.
+    """
+
+    at: datetime
+    steps: tuple[StepName, ...]
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResolved:
+    """A person found out what became of a step.
+
+    Attributes:
+        at: When the owner took the request.
+        step: The step.
+        resolution: What became of it.
+        result: The patch of the context, if it succeeded and returned one.
+        reason: What the person said.
+        actor: Who it was.
+        pivot: True if there is no way back from here.
+    """
+
+    at: datetime
+    step: StepName
+    resolution: Resolution
+    result: JsonObject | None = None
+    reason: str
+    actor: str
+    pivot: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoRequested:
+    """A person, or the saga's parent, wants a completed saga undone.
+
+    Attributes:
+        at: When the owner took the request.
+        reason: What was said.
+        actor: Who it was.
+    """
+
+    at: datetime
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaFailed:
+    """A person gave the saga up.
+
+    Attributes:
+        at: When the owner took the request.
+        uncompensated: Steps whose effect happened, or may have, and stays.
+        reason: What the person said.
+        actor: Who it was.
+    """
+
+    at: datetime
+    uncompensated: tuple[StepName, ...]
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookDelivered:
+    """A hook of the user's was told how the saga ended.
+
+    Attributes:
+        at: When it returned.
+        hook: Which one.
+        attempt: Counts from 1, attempts cut short by a crash left out.
+    """
+
+    at: datetime
+    hook: Hook
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookFailed:
+    """One attempt to tell a hook ended in an error.
+
+    Attributes:
+        at: When the attempt ended.
+        hook: Which one.
+        attempt: Counts from 1, attempts cut short by a crash left out.
+        error_type: Name of the exception class.
+        message: What it reported.
+        retry_at: The next attempt is due then; None if none is left.
+    """
+
+    at: datetime
+    hook: Hook
+    attempt: int
+    error_type: str
+    message: str
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SagaCompleted:
     """All steps succeeded."""
 
@@ -313,6 +614,15 @@ SagaEvent = (
     | StepSucceeded
     | StepFailed
     | StepInDoubt
+    | VerificationStarted
+    | StepSkipped
+    | ForEachStarted
+    | TimerStarted
+    | TimerFired
+    | SignalAwaited
+    | SignalReceived
+    | ChildStarted
+    | ChildEnded
     | CompensationStarted
     | StepCompensationStarted
     | StepCompensated
@@ -321,6 +631,12 @@ SagaEvent = (
     | SagaDeadlineExceeded
     | SagaRecovered
     | SagaParked
+    | SagaRetried
+    | StepResolved
+    | UndoRequested
+    | SagaFailed
+    | HookDelivered
+    | HookFailed
     | SagaCompleted
     | SagaCompensated
 )

@@ -6,11 +6,20 @@ effects loses no work: whoever loads the saga next is told of the same effects.
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from eventsaga.core.definition import SagaDefinition, StepName
+from eventsaga.core.definition import ForEachDefinition, Hook, StepName
 from eventsaga.core.events import Operation, Outcome
-from eventsaga.core.ready import may_compensate, may_start
-from eventsaga.core.state import Phase, State, Status
+from eventsaga.core.graph import SagaDefinition
+from eventsaga.core.ready import (
+    SETTLING,
+    items_to_undo,
+    may_compensate,
+    may_start,
+    owed_hook,
+    pivot_is_open,
+)
+from eventsaga.core.state import Phase, State, Status, StepState
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,40 +33,84 @@ class RunStep:
 
 
 @dataclass(frozen=True, slots=True)
+class StartChild:
+    """See to it that the child of this attempt of the step exists."""
+
+    step: StepName
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Tell a hook how the saga ended, at *not_before* or later; None for now.
+
+    Hooks have no intent of their own: they run at least once.
+    """
+
+    hook: Hook
+    attempt: int
+    not_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     """Send `Wake` at this instant, or later."""
 
     at: datetime
 
 
-Effect = RunStep | WakeAt
+Effect = RunStep | StartChild | RunHook | WakeAt
+
+_OPERATION_IN: Final = {
+    Phase.RUNNING: Operation.EXECUTE,
+    Phase.VERIFYING: Operation.VERIFY,
+    Phase.COMPENSATING: Operation.COMPENSATE,
+}
 
 
 def react(definition: SagaDefinition, state: State) -> tuple[Effect, ...]:
-    """Return the I/O that is due in *state*; () if the saga is settled.
+    """Return the I/O that is due in *state*; () if the saga waits for nothing but others.
 
     Args:
         definition: The definition that the saga was started with.
         state: Where it stands.
     """
     if state.status.is_settled or state.seq == 0:
-        return ()
-    running: list[Effect] = []
+        return _react_settled(definition, state)
+    due: list[Effect] = []
+    runs = False
     wake_at: datetime | None = None
+    going_back = state.turn is not None and not state.is_backward
     for name in state.open_steps:
         step = state.steps[name]
-        if step.phase is Phase.RUNNING:
-            running.append(RunStep(name, step.attempt, Operation.EXECUTE, step.outcome))
-        elif step.phase is Phase.COMPENSATING:
-            running.append(RunStep(name, step.undo_attempt, Operation.COMPENSATE, step.outcome))
-        else:
+        if step.phase in _OPERATION_IN:
+            due.append(_run(name, step))
+            runs = True
+        elif step.phase is Phase.CHILD:
+            due.append(StartChild(name, step.attempt))
+        elif not going_back:
+            # On the way back nothing is tried again.
             wake_at = _earlier(wake_at, step.retry_at)
-    if not running and _is_held_back(definition, state):
-        return (WakeAt(state.updated_at),)
-    if state.status is Status.RUNNING:
-        # On the way back nothing is tried again, and the deadline has lost its meaning.
-        wake_at = _earlier(wake_at, state.deadline_at) if state.turn is None else None
-    return tuple(running) if wake_at is None else (*running, WakeAt(wake_at))
+    if not runs and _is_held_back(definition, state):
+        return (*due, WakeAt(state.updated_at))
+    if state.status is not Status.COMPENSATING and _deadline_counts(definition, state):
+        wake_at = _earlier(wake_at, state.deadline_at)
+    return tuple(due) if wake_at is None else (*due, WakeAt(wake_at))
+
+
+def _run(name: StepName, step: StepState) -> RunStep:
+    operation = _OPERATION_IN[step.phase]
+    attempt = step.undo_attempt if operation is Operation.COMPENSATE else step.attempt
+    return RunStep(name, attempt, operation, step.outcome)
+
+
+def _react_settled(definition: SagaDefinition, state: State) -> tuple[Effect, ...]:
+    hook = owed_hook(definition, state)
+    return () if hook is None else (RunHook(hook, state.hook_attempts + 1, state.hook_at),)
+
+
+def _deadline_counts(definition: SagaDefinition, state: State) -> bool:
+    return state.turn is None and not state.committed and not pivot_is_open(definition, state)
 
 
 def _is_held_back(definition: SagaDefinition, state: State) -> bool:
@@ -65,10 +118,26 @@ def _is_held_back(definition: SagaDefinition, state: State) -> bool:
     if not state.open_steps:
         return True
     if state.status is Status.COMPENSATING:
-        return any(may_compensate(definition, state, name) for name in definition.order)
-    return state.turn is not None or any(
-        may_start(definition, state, name) for name in definition.order
-    )
+        return any(_may_compensate(definition, state, name) for name in definition.order)
+    if state.turn is not None or state.stuck_steps:
+        return next(state.open_in(*SETTLING), None) is None
+    if any(_has_room(definition, state, name) for name in state.open_in(Phase.FANNED)):
+        return True
+    return any(may_start(definition, state, name) for name in definition.order)
+
+
+def _may_compensate(definition: SagaDefinition, state: State, name: StepName) -> bool:
+    if not may_compensate(definition, state, name):
+        return False
+    if isinstance(definition.steps[name], ForEachDefinition):
+        return bool(items_to_undo(definition, state, name))
+    return True
+
+
+def _has_room(definition: SagaDefinition, state: State, group: StepName) -> bool:
+    leaf, items = definition.steps[group], state.items[group]
+    assert isinstance(leaf, ForEachDefinition), "only groups have items"
+    return items.begun < len(items.values) and items.under_way < leaf.max_concurrency
 
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:

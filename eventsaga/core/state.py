@@ -1,41 +1,18 @@
-"""Where does a saga stand? `evolve` folds one event into a state, `replay` many.
+"""Where does a saga stand? The data that its events are folded into, see `evolve`.
 
-Nothing is validated here: history is a fact. A state belongs to whoever called `replay`
-and is read-only for everybody else; `replay` copies it once per call, not per event, and
-never touches the one it was given.
+A state belongs to whoever folded it and is read-only for everybody else.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, assert_never
+from typing import Any, Final
 from uuid import UUID
 
 from eventsaga.core.definition import StepName
-from eventsaga.core.events import (
-    CompensationStarted,
-    JsonObject,
-    Operation,
-    Outcome,
-    ParkReason,
-    SagaCancelRequested,
-    SagaCompensated,
-    SagaCompleted,
-    SagaDeadlineExceeded,
-    SagaEvent,
-    SagaParked,
-    SagaRecovered,
-    SagaStarted,
-    StepCompensated,
-    StepCompensationFailed,
-    StepCompensationStarted,
-    StepFailed,
-    StepInDoubt,
-    StepStarted,
-    StepSucceeded,
-    TurnReason,
-)
+from eventsaga.core.events import JsonObject, Outcome, ParkReason, TurnReason
 
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -71,16 +48,53 @@ class Phase(StrEnum):
 
     RUNNING = "running"
     WAITING = "waiting"
+    VERIFYING = "verifying"
+    VERIFICATION_WAITING = "verification_waiting"
+    SLEEPING = "sleeping"
+    AWAITING = "awaiting"
+    CHILD = "child"
+    FANNED = "fanned"
+    STUCK = "stuck"
     SUCCEEDED = "succeeded"
+    SKIPPED = "skipped"
     FAILED = "failed"
     IN_DOUBT = "in_doubt"
     COMPENSATING = "compensating"
     COMPENSATION_WAITING = "compensation_waiting"
+    CHILD_UNDO = "child_undo"
     COMPENSATED = "compensated"
     COMPENSATION_FAILED = "compensation_failed"
+    UNCOMPENSATED = "uncompensated"
 
 
-_FORWARD_PHASES: Final = frozenset({Phase.RUNNING, Phase.WAITING, Phase.FAILED, Phase.IN_DOUBT})
+# Phases in which the effect succeeded, whatever became of it afterwards.
+_HAPPENED: Final = frozenset(
+    {
+        Phase.SUCCEEDED,
+        Phase.COMPENSATING,
+        Phase.COMPENSATION_WAITING,
+        Phase.CHILD_UNDO,
+        Phase.COMPENSATED,
+        Phase.COMPENSATION_FAILED,
+        Phase.UNCOMPENSATED,
+    }
+)
+_OPEN: Final = frozenset(
+    {
+        Phase.RUNNING,
+        Phase.WAITING,
+        Phase.VERIFYING,
+        Phase.VERIFICATION_WAITING,
+        Phase.SLEEPING,
+        Phase.AWAITING,
+        Phase.CHILD,
+        Phase.FANNED,
+        Phase.COMPENSATING,
+        Phase.COMPENSATION_WAITING,
+        Phase.CHILD_UNDO,
+    }
+)
+_GAVE_UP: Final = frozenset({Phase.STUCK, Phase.COMPENSATION_FAILED})
 
 
 @dataclass(slots=True)
@@ -92,11 +106,15 @@ class StepState:
         attempt: Number of the last attempt of the effect.
         spent: Attempts of the effect that count against its policy.
         doubted: An attempt may have had its effect, and none has succeeded.
-        retry_at: When the next attempt, of either kind, is due.
+        retry_at: When the next attempt is due, or a time to wait is over.
         result: What the step returned.
         undo_attempt: Number of the last attempt of the compensation.
         undo_spent: Attempts of the compensation that count against its policy.
         message: What the last attempt that did not succeed reported.
+        first_at: When its key was first sent; None before.
+        undo_first_at: When the key of its compensation was first sent; None before.
+        undo_doubted: An attempt of the compensation may have had its effect.
+        waits_for: The signal that would end it; None if nothing would, or it is too late.
     """
 
     phase: Phase
@@ -108,6 +126,10 @@ class StepState:
     undo_attempt: int = 0
     undo_spent: int = 0
     message: str = ""
+    first_at: datetime | None = None
+    undo_first_at: datetime | None = None
+    undo_doubted: bool = False
+    waits_for: str | None = None
 
     def copy(self) -> "StepState":
         """Return one that can be changed without touching this one."""
@@ -121,12 +143,21 @@ class StepState:
             self.undo_attempt,
             self.undo_spent,
             self.message,
+            self.first_at,
+            self.undo_first_at,
+            self.undo_doubted,
+            self.waits_for,
         )
 
     @property
     def is_open(self) -> bool:
-        """Whether an attempt is running or will follow."""
-        return self.phase in _OPEN_PHASES
+        """Whether something is under way, or will be without anybody's asking."""
+        return self.phase in _OPEN
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether a person is needed."""
+        return self.phase in _GAVE_UP
 
     @property
     def is_in_doubt(self) -> bool:
@@ -136,7 +167,12 @@ class StepState:
     @property
     def may_have_happened(self) -> bool:
         """Whether a compensation is owed: the effect succeeded, or nobody knows."""
-        return self.phase not in _FORWARD_PHASES or self.doubted
+        return self.doubted or self.phase in _HAPPENED
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether a compensation is owed and has not been settled."""
+        return self.may_have_happened and self.phase not in _UNDO_SETTLED
 
     @property
     def outcome(self) -> Outcome:
@@ -144,9 +180,46 @@ class StepState:
         return Outcome.UNKNOWN if self.doubted else Outcome.SUCCEEDED
 
 
-_OPEN_PHASES: Final = frozenset(
-    {Phase.RUNNING, Phase.WAITING, Phase.COMPENSATING, Phase.COMPENSATION_WAITING}
+_UNDO_SETTLED: Final = frozenset(
+    {Phase.COMPENSATED, Phase.COMPENSATION_FAILED, Phase.UNCOMPENSATED}
 )
+
+
+@dataclass(slots=True)
+class Items:
+    """The items of a group and how far it is; every answer costs the same for any number.
+
+    Attributes:
+        values: One for each step.
+        into: Context field that takes the list of results; None to merge each result.
+        begun: Steps that were started or skipped; the next one has this index.
+        under_way: Steps that are open.
+        done: Steps that have succeeded or were skipped.
+        results: What the steps returned, if *into* takes them.
+        patched: Context fields that the steps have set, each with one that set it.
+        to_undo: On the way back: the steps that are still to be compensated, in order.
+    """
+
+    values: tuple[Any, ...]
+    into: str | None = None
+    begun: int = 0
+    under_way: int = 0
+    done: int = 0
+    results: dict[int, JsonObject | None] = field(default_factory=dict[int, JsonObject | None])
+    patched: dict[str, StepName] = field(default_factory=dict[str, StepName])
+    to_undo: dict[StepName, None] = field(default_factory=dict[StepName, None])
+
+    def collected(self) -> list[JsonObject | None]:
+        """Return what the steps returned, in the order of the items."""
+        return [self.results.get(index) for index in range(len(self.values))]
+
+    def copy(self) -> "Items":
+        """Return one that can be changed without touching this one."""
+        after = copy.copy(self)
+        after.results = self.results.copy()
+        after.patched = self.patched.copy()
+        after.to_undo = self.to_undo.copy()
+        return after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,14 +242,29 @@ class State:
         status: Where it stands as a whole.
         context: The input with all results merged.
         steps: Every step that was started, in order of first start.
-        open_steps: Those with an attempt running or due (a set that keeps its order).
-        succeeded: How many steps have succeeded.
+        open_steps: Those under way or due (a set that keeps its order).
+        stuck_steps: Those that gave up, so that a person is needed.
+        items: The groups whose items are known.
+        succeeded: How many leaves of the definition have succeeded or were skipped.
+        signals: What was said and is not waited for yet, by name, oldest first.
+        signal_ids: Every signal that was ever taken.
+        committed: Whether the pivot has succeeded: there is no way back.
+        is_backward: Whether compensation has begun.
         turn: Why it goes back, from the moment that this is certain.
         park_reason: Why it waits for a person.
         park_message: What it waits for.
+        park_remedy: What a person can do.
+        park_at: Since when it waits.
+        hook_attempts: How often the hook of the present status was tried.
+        hook_at: When it is due again; None for now.
+        hook_is_done: Whether it was delivered, or given up.
+        uncompensated: What an abandoned saga left behind.
         deadline_at: After this it goes back; None for never.
         created_at: Time of the first event.
         updated_at: Time of the last event.
+        settled_seq: Number of the event that settled it last; 0 before.
+        shown_context: The context as of the last change of status, which the table shows.
+        shown_seq: Number of the event that changed the status last.
     """
 
     saga_id: UUID
@@ -187,220 +275,51 @@ class State:
     fingerprint: str = ""
     correlation_id: str = ""
     key: str | None = None
+    parent_id: UUID | None = None
+    parent_step: StepName | None = None
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     steps: dict[StepName, StepState] = field(default_factory=dict[StepName, StepState])
     open_steps: dict[StepName, None] = field(default_factory=dict[StepName, None])
+    stuck_steps: dict[StepName, None] = field(default_factory=dict[StepName, None])
+    items: dict[StepName, Items] = field(default_factory=dict[StepName, Items])
     succeeded: int = 0
+    signals: dict[str, tuple[JsonObject, ...]] = field(
+        default_factory=dict[str, tuple[JsonObject, ...]]
+    )
+    signal_ids: set[UUID] = field(default_factory=set[UUID])
+    committed: bool = False
+    is_backward: bool = False
     turn: Turn | None = None
     park_reason: ParkReason | None = None
     park_message: str = ""
+    park_remedy: str = ""
+    park_at: datetime = _NEVER
+    hook_attempts: int = 0
+    hook_at: datetime | None = None
+    hook_is_done: bool = False
+    uncompensated: tuple[StepName, ...] = ()
     deadline_at: datetime | None = None
     created_at: datetime = _NEVER
     updated_at: datetime = _NEVER
+    settled_seq: int = 0
+    shown_context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    shown_seq: int = 0
 
     def copy(self) -> "State":
         """Return a state that can be folded further without touching this one."""
-        return State(
-            self.saga_id,
-            self.seq,
-            self.status,
-            self.saga_name,
-            self.version,
-            self.fingerprint,
-            self.correlation_id,
-            self.key,
-            self.context,
-            self.steps.copy(),
-            self.open_steps.copy(),
-            self.succeeded,
-            self.turn,
-            self.park_reason,
-            self.park_message,
-            self.deadline_at,
-            self.created_at,
-            self.updated_at,
-        )
+        after = copy.copy(self)
+        after.steps = self.steps.copy()
+        after.open_steps = self.open_steps.copy()
+        after.stuck_steps = self.stuck_steps.copy()
+        after.items = {name: items.copy() for name, items in self.items.items()}
+        after.signals = self.signals.copy()
+        after.signal_ids = self.signal_ids.copy()
+        return after
 
     def in_phase(self, *phases: Phase) -> Iterator[StepName]:
         """Yield the steps that stand in one of *phases*, in order of first start."""
         return (name for name, step in self.steps.items() if step.phase in phases)
 
-    def open_in(self, phase: Phase) -> Iterator[StepName]:
-        """Yield the open steps that stand in *phase*; cheaper than `in_phase`."""
-        return (name for name in self.open_steps if self.steps[name].phase is phase)
-
-
-def evolve(state: State, event: SagaEvent) -> State:
-    """Return *state* after *event*."""
-    return replay((event,), state)
-
-
-def replay(events: Iterable[SagaEvent], state: State) -> State:
-    """Return *state* after all *events*; *state* itself stays as it is."""
-    after = state.copy()
-    for event in events:
-        apply(after, event)
-    return after
-
-
-def apply(state: State, event: SagaEvent) -> None:
-    """Fold *event* into *state* in place; for those who own the state only."""
-    state.seq += 1
-    state.updated_at = event.at
-    match event:
-        case StepStarted():
-            _apply_step_started(state, event)
-        case StepSucceeded():
-            _apply_step_succeeded(state, event)
-        case StepFailed():
-            _end_attempt(state, event, spends=True, in_doubt=event.effect_happened is True)
-        case StepInDoubt():
-            _apply_doubt(state, event)
-        case StepCompensationStarted() | StepCompensated() | StepCompensationFailed():
-            _apply_backward(state, event)
-        case SagaStarted():
-            _apply_started(state, event)
-        case _:
-            _apply_to_saga(state, event)
-
-
-def _apply_started(state: State, event: SagaStarted) -> None:
-    state.saga_name = event.saga_name
-    state.version = event.version
-    state.fingerprint = event.fingerprint
-    state.context = event.context
-    state.correlation_id = event.correlation_id
-    state.key = event.key
-    state.deadline_at = event.deadline_at
-    state.created_at = event.at
-
-
-def _apply_step_started(state: State, event: StepStarted) -> None:
-    before = state.steps.get(event.step)
-    step = StepState(Phase.RUNNING) if before is None else before.copy()
-    step.phase, step.attempt, step.retry_at = Phase.RUNNING, event.attempt, None
-    state.steps[event.step] = step
-    state.open_steps[event.step] = None
-    state.status = Status.RUNNING
-
-
-def _apply_step_succeeded(state: State, event: StepSucceeded) -> None:
-    spent = state.steps[event.step].spent + 1
-    step = StepState(Phase.SUCCEEDED, event.attempt, spent, result=event.result)
-    state.steps[event.step] = step
-    del state.open_steps[event.step]
-    state.succeeded += 1
-    if event.conflict is not None:
-        _turn(state, event.at, TurnReason.CONFLICT, event.conflict, event.step)
-    elif event.result:
-        state.context = {**state.context, **event.result}
-
-
-def _apply_doubt(state: State, event: StepInDoubt) -> None:
-    if event.operation is Operation.EXECUTE:
-        _end_attempt(state, event, spends=not event.interrupted, in_doubt=True)
-    else:
-        _end_undo_attempt(state, event, spends=not event.interrupted)
-
-
-def _apply_backward(
-    state: State, event: StepCompensationStarted | StepCompensated | StepCompensationFailed
-) -> None:
-    match event:
-        case StepCompensationStarted():
-            step = state.steps[event.step].copy()
-            step.phase, step.undo_attempt = Phase.COMPENSATING, event.attempt
-            step.retry_at = None
-            _put(state, event.step, step)
-        case StepCompensated():
-            step = state.steps[event.step].copy()
-            step.phase = Phase.COMPENSATED
-            _put(state, event.step, step)
-            if event.result:
-                state.context = {**state.context, **event.result}
-        case StepCompensationFailed():
-            _end_undo_attempt(state, event, spends=True)
-        case _:
-            assert_never(event)
-
-
-def _apply_to_saga(
-    state: State,
-    event: CompensationStarted
-    | SagaCancelRequested
-    | SagaDeadlineExceeded
-    | SagaRecovered
-    | SagaParked
-    | SagaCompleted
-    | SagaCompensated,
-) -> None:
-    match event:
-        case CompensationStarted():
-            state.status = Status.COMPENSATING
-            _give_up_retries(state)
-        case SagaCancelRequested():
-            _turn(state, event.at, TurnReason.CANCELLED, event.reason)
-        case SagaDeadlineExceeded():
-            _turn(state, event.at, TurnReason.DEADLINE, "the saga's deadline has passed")
-        case SagaParked():
-            state.status = Status.PARKED
-            state.park_reason = event.reason
-            state.park_message = event.message
-        case SagaCompleted():
-            state.status = Status.COMPLETED
-        case SagaCompensated():
-            state.status = Status.COMPENSATED
-        case SagaRecovered():
-            pass  # a fact about ownership; it moves seq and nothing else
-        case _:
-            assert_never(event)
-
-
-def _end_attempt(
-    state: State, event: StepFailed | StepInDoubt, *, spends: bool, in_doubt: bool
-) -> None:
-    step = state.steps[event.step].copy()
-    step.spent += spends
-    step.doubted |= in_doubt
-    step.retry_at, step.message = event.retry_at, event.message
-    if event.retry_at is not None:
-        step.phase = Phase.WAITING
-    else:
-        step.phase = Phase.IN_DOUBT if step.doubted else Phase.FAILED
-        _turn(state, event.at, TurnReason.STEP_FAILED, event.message, event.step)
-    _put(state, event.step, step)
-
-
-def _end_undo_attempt(
-    state: State, event: StepCompensationFailed | StepInDoubt, *, spends: bool
-) -> None:
-    step = state.steps[event.step].copy()
-    step.phase = Phase.COMPENSATION_WAITING if event.retry_at else Phase.COMPENSATION_FAILED
-    step.undo_spent += spends
-    step.retry_at, step.message = event.retry_at, event.message
-    _put(state, event.step, step)
-
-
-def _give_up_retries(state: State) -> None:
-    """Settle the steps that were waiting for another attempt, which will not come."""
-    for name in tuple(state.open_steps):
-        step = state.steps[name].copy()
-        step.phase = Phase.IN_DOUBT if step.doubted else Phase.FAILED
-        step.retry_at = None
-        _put(state, name, step)
-
-
-def _put(state: State, name: StepName, step: StepState) -> None:
-    state.steps[name] = step
-    if step.is_open:
-        state.open_steps[name] = None
-    else:
-        state.open_steps.pop(name, None)
-
-
-def _turn(
-    state: State, at: datetime, reason: TurnReason, message: str, step: StepName | None = None
-) -> None:
-    # The first reason stands; a cancel that arrives on the way back changes nothing.
-    if state.turn is None:
-        state.turn = Turn(reason=reason, step=step, message=message, at=at)
+    def open_in(self, *phases: Phase) -> Iterator[StepName]:
+        """Yield the open steps that stand in one of *phases*; cheaper than `in_phase`."""
+        return (name for name in self.open_steps if self.steps[name].phase in phases)

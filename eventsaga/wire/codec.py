@@ -33,6 +33,21 @@ _CLASS_OF: Final[Mapping[str, type[ev.SagaEvent]]] = {
     "SagaParked": ev.SagaParked,
     "SagaCompleted": ev.SagaCompleted,
     "SagaCompensated": ev.SagaCompensated,
+    "VerificationStarted": ev.VerificationStarted,
+    "StepSkipped": ev.StepSkipped,
+    "ForEachStarted": ev.ForEachStarted,
+    "TimerStarted": ev.TimerStarted,
+    "TimerFired": ev.TimerFired,
+    "SignalAwaited": ev.SignalAwaited,
+    "SignalReceived": ev.SignalReceived,
+    "ChildStarted": ev.ChildStarted,
+    "ChildEnded": ev.ChildEnded,
+    "SagaRetried": ev.SagaRetried,
+    "StepResolved": ev.StepResolved,
+    "UndoRequested": ev.UndoRequested,
+    "SagaFailed": ev.SagaFailed,
+    "HookDelivered": ev.HookDelivered,
+    "HookFailed": ev.HookFailed,
 }
 _NAME_OF: Final = {cls: name for name, cls in _CLASS_OF.items()}
 

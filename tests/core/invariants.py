@@ -5,27 +5,53 @@ Each knows a definition and events only. The numbers are those of the reliabilit
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final
+from uuid import UUID
 
-from eventsaga.core.definition import SagaDefinition, StepName
+from eventsaga.core.definition import (
+    ForEachDefinition,
+    SignalDefinition,
+    StepDefinition,
+    StepName,
+    group_of,
+    item_index,
+)
 from eventsaga.core.events import (
+    ChildStarted,
     CompensationStarted,
+    ForEachStarted,
     Operation,
     ParkReason,
+    Resolution,
+    SagaCancelRequested,
     SagaCompensated,
     SagaCompleted,
+    SagaDeadlineExceeded,
     SagaEvent,
+    SagaFailed,
     SagaParked,
+    SagaRetried,
+    SignalAwaited,
+    SignalReceived,
     StepCompensated,
     StepCompensationFailed,
     StepCompensationStarted,
     StepFailed,
     StepInDoubt,
+    StepResolved,
+    StepSkipped,
     StepStarted,
     StepSucceeded,
+    TimerFired,
+    TimerStarted,
+    UndoRequested,
+    VerificationStarted,
 )
+from eventsaga.core.evolve import evolve, replay
 from eventsaga.core.grammar import first_violation
-from eventsaga.core.state import State, evolve, replay
+from eventsaga.core.graph import SagaDefinition
+from eventsaga.core.state import State
 from tests.core.histories import SAGA
 
 History = Sequence[SagaEvent]
@@ -60,23 +86,44 @@ def no_step_after_turning(definition: SagaDefinition, events: History) -> str | 
     del definition
     turned = False
     for event in events:
-        if isinstance(event, StepStarted) and turned:
-            return f"step {event.step!r} started after CompensationStarted"
-        turned = turned or isinstance(event, CompensationStarted)
+        match event:
+            case (
+                StepStarted(step=step)
+                | ChildStarted(step=step)
+                | ForEachStarted(step=step)
+                | TimerStarted(step=step)
+                | SignalAwaited(step=step)
+                | VerificationStarted(step=step)
+            ) if turned:
+                return f"step {step!r} started after CompensationStarted"
+            case CompensationStarted():
+                turned = True
+            case _:
+                pass
     return None
 
 
-def all_or_compensated(definition: SagaDefinition, events: History) -> str | None:
+def all_or_compensated(definition: SagaDefinition, events: History) -> str | None:  # noqa: C901 - a line for each event
     """11: at a good end every step has succeeded, or all that may have happened is undone."""
-    succeeded = _steps(events, StepSucceeded)
+    succeeded = _steps(events, StepSucceeded) | _steps(events, StepSkipped)
     undone = _steps(events, StepCompensated)
+    for event in events:
+        match event:
+            case StepResolved(step=step, resolution=Resolution.SUCCEEDED):
+                succeeded.add(step)
+            case StepResolved(step=step, resolution=Resolution.COMPENSATED):
+                undone.add(step)
+            case _:
+                pass
     if any(isinstance(event, SagaCompleted) for event in events):
-        if _steps(events, StepCompensationStarted):
+        undoing = any(isinstance(event, UndoRequested) for event in events)
+        if _steps(events, StepCompensationStarted) and not undoing:
             return "a completed saga was compensated"
         missing = set(definition.steps) - succeeded
-        return f"completed without {sorted(missing)}" if missing else None
+        if missing:
+            return f"completed without {sorted(missing)}"
     if any(isinstance(event, SagaCompensated) for event in events):
-        owed = {name for name in _may_have_happened(events) if definition.steps[name].compensable}
+        owed = _owed(definition, events)
         if owed != undone:
             return f"owed {sorted(owed)}, undone {sorted(undone)}"
     return None
@@ -84,12 +131,16 @@ def all_or_compensated(definition: SagaDefinition, events: History) -> str | Non
 
 def reverse_order(definition: SagaDefinition, events: History) -> str | None:
     """12: a compensation starts after those of all steps that depend on it have ended."""
-    owed = {name for name in _may_have_happened(events) if definition.steps[name].compensable}
+    owed = _owed(definition, events)
     settled: set[StepName] = set()
     for event in events:
         match event:
             case StepCompensationStarted(step=step):
-                early = (_dependants(definition, step) & owed) - settled
+                early = {
+                    name
+                    for name in owed - settled
+                    if _base(name) in _dependants(definition, _base(step))
+                }
                 if early:
                     return f"{step!r} was compensated before {sorted(early)}"
             case StepCompensated(step=step) | StepCompensationFailed(step=step, retry_at=None):
@@ -109,7 +160,7 @@ def undone_once(definition: SagaDefinition, events: History) -> str | None:
     turned = False
     for event in events:
         match event:
-            case StepStarted(step=step):
+            case StepStarted(step=step) | ChildStarted(step=step):
                 started.add(step)
             case CompensationStarted():
                 turned = True
@@ -122,28 +173,41 @@ def undone_once(definition: SagaDefinition, events: History) -> str | None:
     return None
 
 
-def bounded_trying(definition: SagaDefinition, events: History) -> str | None:
+def bounded_trying(definition: SagaDefinition, events: History) -> str | None:  # noqa: C901 - a line for each event
     """17: attempts that were not cut short by the end of their process fit the policy."""
     spent = Counter[tuple[StepName, Operation]]()
+    asked: set[StepName] = set()
     for event in events:
         match event:
-            case StepSucceeded() | StepFailed():
-                spent[event.step, Operation.EXECUTE] += 1
-            case StepCompensated() | StepCompensationFailed():
+            case VerificationStarted(step=step):
+                asked.add(step)
+            case SagaRetried(steps=steps):
+                for step in steps:
+                    spent[step, Operation.EXECUTE] = spent[step, Operation.COMPENSATE] = 0
+            case StepSucceeded(step=step) | StepFailed(step=step, interrupted=None):
+                # The answer to a question was counted with the attempt that it is about.
+                spent[step, Operation.EXECUTE] += step not in asked
+                asked.discard(step)
+            case StepCompensated() | StepCompensationFailed(interrupted=None):
                 spent[event.step, Operation.COMPENSATE] += 1
-            case StepInDoubt(interrupted=False):
-                spent[event.step, event.operation] += 1
+            case StepInDoubt(step=step, interrupted=False):
+                spent[step, event.operation] += 1
+                asked.discard(step)
+            case StepInDoubt(step=step):
+                asked.discard(step)
             case _:
                 pass
-    for (name, operation), count in spent.items():
-        step = definition.steps[name]
-        policy = step.retry if operation is Operation.EXECUTE else step.compensate_retry
-        if count > policy.max_attempts:
-            return f"{count} attempts to {operation} {name!r}, {policy.max_attempts} allowed"
+        for (name, operation), count in spent.items():
+            if not isinstance(definition.steps[_base(name)], StepDefinition):
+                continue
+            task = definition.task(name)
+            policy = task.retry if operation is Operation.EXECUTE else task.compensate_retry
+            if count > policy.max_attempts:
+                return f"{count} attempts to {operation} {name!r}, {policy.max_attempts} allowed"
     return None
 
 
-def no_false_ending(definition: SagaDefinition, events: History) -> str | None:
+def no_false_ending(definition: SagaDefinition, events: History) -> str | None:  # noqa: C901 - a line for each event
     """18: a compensation that failed for good parks the saga, with its name and a remedy."""
     del definition
     failed: set[StepName] = set()
@@ -153,10 +217,17 @@ def no_false_ending(definition: SagaDefinition, events: History) -> str | None:
                 failed.add(step)
             case StepInDoubt(step=step, operation=Operation.COMPENSATE, retry_at=None):
                 failed.add(step)
+            case StepResolved(step=step, resolution=Resolution.COMPENSATED):
+                failed.discard(step)
+            case SagaRetried(steps=steps):
+                failed -= set(steps)
             case SagaCompensated() | SagaCompleted() if failed:
                 return f"{type(event).__name__} although {sorted(failed)} are not compensated"
+            case SagaFailed(uncompensated=named) if not failed <= set(named):
+                return f"given up with {named}, but {sorted(failed)} are not compensated"
             case SagaParked(reason=ParkReason.COMPENSATION_FAILED, steps=named):
-                if set(named) != failed or not event.remedy:
+                skipped = failed - _steps(events, StepSkipped)
+                if not skipped <= set(named) <= failed or not event.remedy:
                     return f"parked for {named}, but {sorted(failed)} are not compensated"
             case _:
                 pass
@@ -175,6 +246,120 @@ def stable_keys(definition: SagaDefinition, events: History) -> str | None:
     return None if len(set(key_of.values())) == len(key_of) else "two operations share a key"
 
 
+def no_way_back_from_the_pivot(definition: SagaDefinition, events: History) -> str | None:
+    """After the pivot nothing turns the saga, and nothing is compensated."""
+    del definition
+    passed = False
+    for event in events:
+        match event:
+            case (
+                CompensationStarted()
+                | StepCompensationStarted()
+                | SagaCancelRequested()
+                | SagaDeadlineExceeded()
+                | UndoRequested()
+            ) if passed:
+                return f"{type(event).__name__} after the pivot"
+            case StepSucceeded(conflict=str()) if passed:
+                return "a conflict after the pivot"
+            case StepSucceeded(pivot=True) | StepResolved(pivot=True):
+                passed = True
+            case _:
+                pass
+    return None
+
+
+def nothing_sent_with_a_dead_key(definition: SagaDefinition, events: History) -> str | None:  # noqa: C901 - a line for each event
+    """An attempt in doubt whose key is older than its `key_ttl` is never followed by another."""
+    first_at: dict[tuple[StepName, Operation], datetime] = {}
+    doubted: set[tuple[StepName, Operation]] = set()
+    for event in events:
+        match event:
+            case StepStarted(step=step) | StepCompensationStarted(step=step):
+                if not isinstance(
+                    definition.steps[_base(step)], StepDefinition | ForEachDefinition
+                ):
+                    continue
+                is_effect = isinstance(event, StepStarted)
+                asked = step, Operation.EXECUTE if is_effect else Operation.COMPENSATE
+                ttl = definition.task(step).key_ttl
+                age = event.at - first_at.setdefault(asked, event.at)
+                if asked in doubted and ttl is not None and age > ttl:
+                    return f"the key of {step!r} was sent again after {age}"
+            case StepInDoubt(step=step, operation=operation):
+                doubted.add((step, operation))
+            case StepFailed(step=step, effect_happened=False):
+                doubted.discard((step, Operation.EXECUTE))
+            case SagaRetried(steps=steps):
+                for key in [key for key in first_at if key[0] in steps]:
+                    del first_at[key]
+            case _:
+                pass
+    return None
+
+
+def transactions_are_never_in_doubt_after_a_crash(
+    definition: SagaDefinition, events: History
+) -> str | None:
+    """A transactional attempt that was cut short has definitely not happened."""
+    for event in events:
+        match event:
+            case StepInDoubt(step=step, interrupted=True, error_type=error_type):
+                if error_type != "KeyExpired" and definition.task(step).transactional:
+                    return f"transactional step {step!r} is in doubt"
+            case _:
+                pass
+    return None
+
+
+def one_signal_for_one_wait(definition: SagaDefinition, events: History) -> str | None:
+    """A wait is ended by its timeout, or by a signal that ended no other."""
+    heard, over = Counter[str](), Counter[StepName]()
+    ids = Counter[UUID]()
+    for event in events:
+        match event:
+            case SignalReceived(signal=signal, id=signal_id):
+                heard[signal] += 1
+                ids[signal_id] += 1
+            case TimerFired(step=step):
+                over[step] += 1
+            case StepSucceeded(step=step) if not over[step]:
+                leaf = definition.steps[_base(step)]
+                if isinstance(leaf, SignalDefinition):
+                    heard[leaf.signal] -= 1
+                    if heard[leaf.signal] < 0:
+                        return f"step {step!r} heard a signal that was not for it"
+            case _:
+                pass
+    return "a signal was taken twice" if any(count > 1 for count in ids.values()) else None
+
+
+def bounded_items(definition: SagaDefinition, events: History) -> str | None:
+    """No more items of a group are under way than it allows."""
+    open_items: dict[StepName, set[StepName]] = {}
+    begun = Counter[StepName]()
+    for event in events:
+        match event:
+            case ForEachStarted(step=step):
+                open_items[step] = set()
+            case StepStarted(step=step) if (group := group_of(step)) is not None:
+                if event.attempt == 1:
+                    index = item_index(step)
+                    if index < begun[group]:
+                        return f"item {step!r} was begun out of order"
+                    begun[group] = index + 1
+                open_items[group].add(step)
+                leaf = definition.steps[group]
+                assert isinstance(leaf, ForEachDefinition)
+                if len(open_items[group]) > leaf.max_concurrency:
+                    return f"{len(open_items[group])} items of {group!r} at once"
+            case StepSucceeded(step=step) | StepFailed(step=step) | StepInDoubt(step=step):
+                open_items.get(group_of(step) or "", set()).discard(step)
+            case _:
+                pass
+    return None
+
+
 CHECKERS: Final[tuple[Checker, ...]] = (
     grammar,
     fold,
@@ -185,6 +370,11 @@ CHECKERS: Final[tuple[Checker, ...]] = (
     bounded_trying,
     no_false_ending,
     stable_keys,
+    no_way_back_from_the_pivot,
+    nothing_sent_with_a_dead_key,
+    transactions_are_never_in_doubt_after_a_crash,
+    one_signal_for_one_wait,
+    bounded_items,
 )
 
 
@@ -194,30 +384,54 @@ def complaints(definition: SagaDefinition, events: History) -> list[str]:
     return [f"{name}: {complaint}" for name, complaint in heard if complaint is not None]
 
 
+def _base(name: StepName) -> StepName:
+    return group_of(name) or name
+
+
 def _steps(
-    events: History, kind: type[StepSucceeded | StepCompensated | StepCompensationStarted]
+    events: History,
+    kind: type[StepSucceeded | StepSkipped | StepCompensated | StepCompensationStarted],
 ) -> set[StepName]:
     return {event.step for event in events if isinstance(event, kind)}
 
 
-def _may_have_happened(events: History) -> set[StepName]:
-    """Return the steps that succeeded, or whose attempts were not all denied."""
-    found = _steps(events, StepSucceeded)
+def _owed(definition: SagaDefinition, events: History) -> set[StepName]:  # noqa: C901 - a line for each event
+    """Return the compensable steps that succeeded, or whose attempts were not all denied."""
+    found: set[StepName] = set()
+    turned = False
     for event in events:
         match event:
+            case CompensationStarted():
+                turned = True
+            case StepSucceeded(step=step) | StepFailed(step=step, effect_happened=True):
+                found.add(step)
+            case StepResolved(step=step, resolution=Resolution.SUCCEEDED):
+                found.add(step)
             case StepInDoubt(step=step, operation=Operation.EXECUTE):
                 found.add(step)
-            case StepFailed(step=step, effect_happened=True):
-                found.add(step)
+            case StepFailed(step=step, effect_happened=False):
+                found.discard(step)
+            case StepResolved(step=step, resolution=Resolution.FAILED):
+                found.discard(step)
+            case StepSkipped(step=step) if not turned:
+                found.discard(step)
             case _:
                 pass
-    return found
+    return {
+        name
+        for name in found
+        if definition.compensable(name)
+        and not isinstance(definition.steps.get(name), ForEachDefinition)
+    }
 
 
 def _dependants(definition: SagaDefinition, name: StepName) -> set[StepName]:
     found: set[StepName] = set()
-    ahead = list(definition.successors[name])
+    ahead = [name]
     while ahead:
-        found.add(following := ahead.pop())
-        ahead += definition.successors[following]
+        before = ahead.pop()
+        for other, needed in definition.predecessors.items():
+            if before in needed and other not in found:
+                found.add(other)
+                ahead.append(other)
     return found

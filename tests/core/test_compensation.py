@@ -139,7 +139,10 @@ def test_an_exhausted_compensation_parks_the_saga_naming_the_step() -> None:
         reason=ParkReason.COMPENSATION_FAILED,
         steps=("b",),
         message="compensation gave up on b: b declined",
-        remedy="undo by hand what these steps left behind",
+        remedy=(
+            "retry the compensation when its cause is mended; or undo by hand what the step left "
+            "behind, and resolve it; or skip it"
+        ),
     )
     assert story.state.status is Status.PARKED
 
@@ -153,7 +156,7 @@ def test_an_exhausted_compensation_does_not_stop_the_others() -> None:
 def test_all_exhausted_compensations_are_named() -> None:
     story = drive(CHAIN, {**GONE_WRONG, ("c", COMPENSATE, 1): "fail", ("a", COMPENSATE, 1): "fail"})
 
-    assert story.of(SagaParked)[0].steps == ("a", "c")
+    assert story.of(SagaParked)[0].steps == ("c", "a")
 
 
 def test_a_permanent_failure_of_a_compensation_is_not_tried_again() -> None:

@@ -6,10 +6,10 @@ import pytest
 from eventsaga.core.definition import (
     ParallelDefinition,
     RetryPolicy,
-    SagaDefinition,
     SequenceDefinition,
     StepDefinition,
 )
+from eventsaga.core.graph import SagaDefinition
 from eventsaga.errors import DefinitionError
 from tests.core.histories import parallel, saga, sequence, step
 

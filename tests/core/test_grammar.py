@@ -4,26 +4,44 @@ from dataclasses import replace
 
 import pytest
 
+from eventsaga.core.definition import Hook
 from eventsaga.core.events import (
+    ChildEnded,
+    ChildStarted,
     CompensationStarted,
+    ForEachStarted,
+    HookDelivered,
+    HookFailed,
+    Next,
     Outcome,
     ParkReason,
+    Resolution,
     SagaCancelRequested,
     SagaCompensated,
     SagaCompleted,
     SagaDeadlineExceeded,
     SagaEvent,
+    SagaFailed,
     SagaParked,
     SagaRecovered,
+    SagaRetried,
     SagaStarted,
+    SignalAwaited,
+    SignalReceived,
     StepCompensated,
     StepCompensationFailed,
     StepCompensationStarted,
     StepFailed,
     StepInDoubt,
+    StepResolved,
+    StepSkipped,
     StepStarted,
     StepSucceeded,
+    TimerFired,
+    TimerStarted,
     TurnReason,
+    UndoRequested,
+    VerificationStarted,
 )
 from eventsaga.core.grammar import first_violation
 from tests.core.histories import (
@@ -113,6 +131,41 @@ def undo_failed(
     )
 
 
+def stuck(name: str = "a") -> StepInDoubt:
+    return replace(doubted(name), then=Next.PARK)
+
+
+def resolved(name: str = "a", resolution: Resolution = Resolution.SUCCEEDED) -> StepResolved:
+    return StepResolved(at=T0, step=name, resolution=resolution, reason="r", actor="bob")
+
+
+def skipped(name: str = "a", actor: str | None = "bob") -> StepSkipped:
+    return StepSkipped(at=T0, step=name, actor=actor)
+
+
+def retried(*names: str) -> SagaRetried:
+    return SagaRetried(at=T0, steps=names, reason="r", actor="bob")
+
+
+def items(name: str = "each") -> ForEachStarted:
+    return ForEachStarted(at=T0, step=name, items=("x",))
+
+
+UNDO_ASKED = UndoRequested(at=T0, reason="r", actor="bob")
+FAILED = SagaFailed(at=T0, uncompensated=(), reason="r", actor="bob")
+TOLD = HookDelivered(at=T0, hook=Hook.ON_PARKED, attempt=1)
+NOT_TOLD = HookFailed(at=T0, hook=Hook.ON_PARKED, attempt=1, error_type="E", message="m")
+NAP = TimerStarted(at=T0, step="a", fire_at=T0)
+FIRED = TimerFired(at=T0, step="a")
+AWAITED = SignalAwaited(at=T0, step="a", signal="s")
+HEARD = SignalReceived(at=T0, signal="s", id=WORKER, payload={}, actor="bob")
+CHILD = ChildStarted(at=T0, step="a", child_id=WORKER, saga_name="child", version=1, context={})
+CHILD_ENDED = ChildEnded(at=T0, step="a", child_id=WORKER, status="COMPLETED")
+ASKED = VerificationStarted(at=T0, step="a", attempt=1)
+PIVOTED = (BORN, run("p"), replace(done("p"), pivot=True))
+STUCK = (BORN, run(), stuck(), PARKED)
+NO_BEGINNING = failed(attempt=0)
+
 BACK = (BORN, run("a"), done("a"), run("b"), failed("b"), TURNED)
 GOING_BACK = (*BACK, undo("a"))
 
@@ -133,6 +186,38 @@ WELL_FORMED: dict[str, tuple[SagaEvent, ...]] = {
     "two failures in a group": (BORN, run("a"), run("b"), failed("a"), failed("b"), TURNED),
     "a waiting step given up": (BORN, run(), doubted(again=True), CANCELLED, TURNED, undo()),
     "a parked saga": (BORN, run(), PARKED),
+    "a sleep": (BORN, NAP, FIRED, done(), COMPLETED),
+    "a signal": (BORN, HEARD, AWAITED, done(), COMPLETED),
+    "a wait that was too long": (BORN, AWAITED, FIRED, failed(), TURNED),
+    "a child": (BORN, CHILD, CHILD_ENDED, done(), COMPLETED),
+    "a child undone": (BORN, CHILD, done(), CANCELLED, TURNED, undo(), CHILD_ENDED, undone()),
+    "items": (BORN, items(), run("each[0]"), done("each[0]"), done("each"), COMPLETED),
+    "a step skipped": (BORN, skipped(actor=None), COMPLETED),
+    "a step that could not begin": (BORN, NO_BEGINNING, TURNED, UNDONE),
+    "a beginning tried again": (
+        *(BORN, replace(NO_BEGINNING, then=Next.PARK), PARKED, retried("a")),
+        *(skipped(actor=None), COMPLETED),
+    ),
+    "a question": (BORN, run(), replace(doubted(again=True), then=Next.VERIFY), ASKED, done()),
+    "a step resolved": (*STUCK, resolved(), COMPLETED),
+    "a step resolved as failed": (*STUCK, resolved(resolution=Resolution.FAILED), TURNED, UNDONE),
+    "a step skipped by a person": (*STUCK, skipped(), COMPLETED),
+    "a step retried": (*STUCK, retried("a"), run(attempt=2)),
+    "two steps stuck": (
+        *(BORN, run("a"), run("b"), stuck("a"), stuck("b"), PARKED),
+        *(resolved("a"), resolved("b"), COMPLETED),
+    ),
+    "a stuck step cancelled": (*STUCK, CANCELLED, TURNED, undo(), undone(), UNDONE),
+    "a compensation resolved": (
+        *(*GOING_BACK, undo_failed(), PARKED),
+        *(resolved(resolution=Resolution.COMPENSATED), UNDONE),
+    ),
+    "a compensation retried": (*GOING_BACK, undo_failed(), PARKED, retried("a"), undo(attempt=2)),
+    "a compensation skipped": (*GOING_BACK, undo_failed(), PARKED, skipped(), FAILED),
+    "a saga given up": (*STUCK, FAILED),
+    "an undo": (BORN, run(), done(), COMPLETED, UNDO_ASKED, TURNED, undo(), undone(), UNDONE),
+    "hooks": (BORN, run(), PARKED, NOT_TOLD, TOLD, retried(), doubted(again=True)),
+    "a hook after the end": (BORN, run(), done(), COMPLETED, NOT_TOLD, TOLD),
 }
 
 BROKEN: dict[str, tuple[tuple[SagaEvent, ...], str]] = {
@@ -140,10 +225,10 @@ BROKEN: dict[str, tuple[tuple[SagaEvent, ...], str]] = {
     "a second start": ((BORN, BORN), "a history begins with SagaStarted"),
     "an event after completion": (
         (BORN, run(), done(), COMPLETED, RECOVERED),
-        "ended or is parked",
+        "has ended",
     ),
-    "an event after compensation": ((BORN, CANCELLED, TURNED, UNDONE, run()), "ended or is parked"),
-    "an event after parking": ((BORN, run(), PARKED, done()), "ended or is parked"),
+    "an event after compensation": ((BORN, CANCELLED, TURNED, UNDONE, run()), "has ended"),
+    "a step beside a parked saga": ((BORN, run(), PARKED, run("b")), "the saga is parked"),
     "a second cancel": ((BORN, CANCELLED, CANCELLED), "goes back already"),
     "a deadline after a cancel": ((BORN, CANCELLED, LATE), "goes back already"),
     "a cancel on the way back": ((*BACK, CANCELLED), "goes back already"),
@@ -201,6 +286,80 @@ BROKEN: dict[str, tuple[tuple[SagaEvent, ...], str]] = {
     "a compensation that never was": ((*BACK, undo_failed("z")), "no compensation of step 'z'"),
     "a compensation recorded twice": ((*GOING_BACK, undone(), undone()), "no compensation of step"),
     "a compensation of another number": ((*GOING_BACK, undone(attempt=2)), "attempt 2, not 1"),
+    "a cancel after the pivot": ((*PIVOTED, CANCELLED), "passed its pivot"),
+    "a deadline after the pivot": ((*PIVOTED, LATE), "passed its pivot"),
+    "a failure after the pivot": ((*PIVOTED, run(), failed()), "passed its pivot"),
+    "a conflict after the pivot": ((*PIVOTED, run(), done(conflict="b")), "passed its pivot"),
+    "an undo after the pivot": ((*PIVOTED, COMPLETED, UNDO_ASKED), "passed its pivot"),
+    "a pivot resolved, then a cancel": (
+        (*STUCK, replace(resolved(), pivot=True), CANCELLED),
+        "passed its pivot",
+    ),
+    "an undo of a saga that has not completed": ((BORN, UNDO_ASKED), "has not completed"),
+    "a hook before the end": ((BORN, TOLD), "the saga has not settled"),
+    "a failed hook before the end": ((BORN, NOT_TOLD), "the saga has not settled"),
+    "an end out of nothing": ((BORN, FAILED), "only a parked saga is given up"),
+    "a takeover of a parked saga": ((*STUCK, RECOVERED), "the saga is parked"),
+    "a second parking": ((*STUCK, PARKED), "the saga is parked"),
+    "completion of a parked saga": ((BORN, run(), done(), PARKED, COMPLETED), "is parked"),
+    "a turn of a parked saga": ((BORN, run(), failed(), PARKED, TURNED), "is parked"),
+    "a retry of what is not parked": ((BORN, retried()), "the saga is not parked"),
+    "a retry of what did not give up": ((*STUCK, retried("b")), "'b' has not given up"),
+    "a skip of what is not parked": ((BORN, run(), skipped()), "the saga is not parked"),
+    "a skip of what did not give up": (
+        (BORN, run("a"), run("b"), stuck("a"), PARKED, skipped("b")),
+        "'b' has not given up",
+    ),
+    "a resolution of the wrong kind": (
+        (*STUCK, resolved(resolution=Resolution.COMPENSATED)),
+        "not one that can be compensated",
+    ),
+    "a compensation found to have succeeded": (
+        (*GOING_BACK, undo_failed(), PARKED, resolved()),
+        "not one that can be succeeded",
+    ),
+    "a condition asked too late": ((BORN, run(), skipped(actor=None)), "'a' was begun"),
+    "a condition asked on the way back": ((BORN, CANCELLED, skipped(actor=None)), "goes back"),
+    "a condition asked of a parked saga": ((*STUCK, skipped("b", actor=None)), "is parked"),
+    "an item without its group": ((BORN, run("each[0]")), "group 'each' was not begun"),
+    "an item after its group": (
+        (BORN, items(), done("each"), run("each[0]")),
+        "group 'each' was not begun",
+    ),
+    "a timer that was not started": ((BORN, run(), FIRED), "'a' does not wait for it"),
+    "a child that was not started": ((BORN, CHILD_ENDED), "'a' does not wait for it"),
+    "a signal taken twice": ((BORN, HEARD, HEARD), "the signal was taken before"),
+    "a question out of nothing": ((BORN, run(), ASKED), "nothing is to be asked about step 'a'"),
+    "a question about another attempt": (
+        (
+            *(BORN, run(), replace(doubted(again=True), then=Next.VERIFY)),
+            replace(ASKED, attempt=2),
+        ),
+        "attempt 2, not 1",
+    ),
+    "a question on the way back": (
+        (BORN, run(), replace(doubted(again=True), then=Next.VERIFY), CANCELLED, ASKED),
+        "the saga goes back",
+    ),
+    "a sleep on the way back": ((BORN, CANCELLED, NAP), "the saga goes back"),
+    "completion beside a sleep": ((BORN, NAP, COMPLETED), "'a' has not succeeded"),
+    "completion beside a stuck step": ((BORN, run(), stuck(), COMPLETED), "has not succeeded"),
+    "a turn beside a child": (
+        (BORN, CHILD, run("b"), failed("b"), TURNED),
+        "step 'a' is still running",
+    ),
+    "a turn beside a question": (
+        (
+            *(BORN, run("b"), run(), replace(doubted(again=True), then=Next.VERIFY), ASKED),
+            *(failed("b"), TURNED),
+        ),
+        "step 'a' is still running",
+    ),
+    "an end that hides what was left": (
+        (*GOING_BACK, undo_failed(), PARKED, skipped(), UNDONE),
+        "'a' is not compensated",
+    ),
+    "a beginning that failed twice": ((BORN, NO_BEGINNING, NO_BEGINNING), "no attempt of step"),
     "a doubtful compensation unasked": ((*BACK, undo_doubted()), "no compensation of step 'a'"),
 }
 

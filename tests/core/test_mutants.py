@@ -12,7 +12,8 @@ from unittest.mock import patch
 import pytest
 
 from eventsaga.core import ready
-from eventsaga.core.definition import SagaDefinition
+from eventsaga.core.conflict import conflict_of
+from eventsaga.core.definition import OnTimeout
 from eventsaga.core.events import (
     CompensationStarted,
     Operation,
@@ -20,26 +21,43 @@ from eventsaga.core.events import (
     SagaCompensated,
     SagaCompleted,
     SagaEvent,
+    SagaFailed,
     SagaParked,
+    SignalReceived,
     StepCompensated,
     StepCompensationFailed,
     StepCompensationStarted,
     StepFailed,
+    StepInDoubt,
+    StepSkipped,
     StepStarted,
     StepSucceeded,
+    TimerFired,
+    TurnReason,
+    UndoRequested,
+    VerificationStarted,
 )
-from eventsaga.core.state import Phase, State, StepState, apply
+from eventsaga.core.evolve import apply
+from eventsaga.core.graph import SagaDefinition
+from eventsaga.core.state import Phase, State
 from tests.core import invariants
 from tests.core.histories import (
     COMPENSATE,
     EXECUTE,
+    SECOND,
     T0,
     TWICE,
+    Says,
     Script,
+    begun,
     drive,
+    for_each,
     parallel,
+    pivot,
     saga,
+    signal,
     step,
+    wait,
 )
 from tests.core.invariants import CHECKERS, Checker
 
@@ -155,6 +173,173 @@ HISTORIES: list[tuple[Checker, list[SagaEvent], str]] = [
 ]
 
 
+PIVOTED = saga(pivot("p"), parallel(step("x"), step("y")))
+MORTAL = saga(step("a", key_ttl=SECOND, retry=TWICE, compensate_retry=TWICE), step("b"))
+ATOMIC = saga(step("a", transactional=True), step("b"))
+HEARING = saga(wait("v"), wait("w", timeout=SECOND, on_timeout=OnTimeout.CONTINUE))
+MANY = saga(for_each(at_once=2), step("b"), step("c"))
+
+
+def _heard() -> list[SagaEvent]:
+    story = begun(HEARING)
+    story.send(signal())
+    story.wake(SECOND)
+    return story.events
+
+
+AFTER_PIVOT = drive(PIVOTED).events[:-1]
+DOUBTED = drive(MORTAL, {("a", EXECUTE, 1): "doubt"}).events
+UNDO_DOUBTED = drive(MORTAL, {("b", EXECUTE, 1): "fail", ("a", COMPENSATE, 1): "doubt"}).events
+HEARD = _heard()
+ITEMS = drive(MANY, {("c", EXECUTE, 1): "fail"}, answers=Says(each=("x", "y", "z"))).events
+SKIPPED = [*PARKED, StepSkipped(at=T0, step="a", reason="r", actor="bob")]
+LEFT = SagaFailed(at=T0, uncompensated=("a",), reason="r", actor="bob")
+TURNED = CompensationStarted(at=T0, reason=TurnReason.CANCELLED, message="no")
+CUT_SHORT = StepInDoubt(
+    at=T0,
+    step="a",
+    attempt=1,
+    operation=EXECUTE,
+    error_type="WorkerLost",
+    message="m",
+    interrupted=True,
+)
+
+
+def later(events: list[SagaEvent], kind: type[SagaEvent]) -> list[SagaEvent]:
+    """Return *events* with the second and later ones of *kind* a minute late."""
+    seen, found = 0, list[SagaEvent]()
+    for event in events:
+        seen += isinstance(event, kind)
+        late = isinstance(event, kind) and seen > 1
+        found.append(replace(event, at=event.at + 60 * SECOND) if late else event)
+    return found
+
+
+NEW_RULES: list[tuple[SagaDefinition, Checker, list[SagaEvent], str]] = [
+    (
+        PIVOTED,
+        invariants.no_way_back_from_the_pivot,
+        [*AFTER_PIVOT, TURNED],
+        "CompensationStarted after the pivot",
+    ),
+    (
+        PIVOTED,
+        invariants.no_way_back_from_the_pivot,
+        [*AFTER_PIVOT, StepSucceeded(at=T0, step="y", attempt=1, conflict="x")],
+        "a conflict after the pivot",
+    ),
+    (
+        PIVOTED,
+        invariants.no_way_back_from_the_pivot,
+        [*AFTER_PIVOT, UndoRequested(at=T0, reason="r", actor="bob")],
+        "UndoRequested after the pivot",
+    ),
+    (
+        MORTAL,
+        invariants.nothing_sent_with_a_dead_key,
+        later(DOUBTED, StepStarted),
+        "the key of 'a' was sent again after 0:01:00",
+    ),
+    (
+        MORTAL,
+        invariants.nothing_sent_with_a_dead_key,
+        later(UNDO_DOUBTED, StepCompensationStarted),
+        "the key of 'a' was sent again after 0:01:00",
+    ),
+    (
+        ATOMIC,
+        invariants.transactions_are_never_in_doubt_after_a_crash,
+        [*drive(ATOMIC).events[:2], CUT_SHORT],
+        "transactional step 'a' is in doubt",
+    ),
+    (
+        HEARING,
+        invariants.one_signal_for_one_wait,
+        without(HEARD, SignalReceived),
+        "'v' heard a signal that was not for it",
+    ),
+    (
+        HEARING,
+        invariants.one_signal_for_one_wait,
+        without(HEARD, TimerFired),
+        "'w' heard a signal that was not for it",
+    ),
+    (
+        HEARING,
+        invariants.one_signal_for_one_wait,
+        [*HEARD, *(event for event in HEARD if isinstance(event, SignalReceived))],
+        "a signal was taken twice",
+    ),
+    (MANY, invariants.bounded_items, without(ITEMS, StepSucceeded), "3 items of 'each' at once"),
+    (
+        MANY,
+        invariants.bounded_items,
+        [*ITEMS, next(event for event in ITEMS if isinstance(event, StepStarted))],
+        "item 'each[0]' was begun out of order",
+    ),
+    (
+        MANY,
+        invariants.reverse_order,
+        swapped(ITEMS, "each[0]", "b"),
+        "'each[0]' was compensated before ['b']",
+    ),
+    (
+        MANY,
+        invariants.all_or_compensated,
+        without(ITEMS, StepCompensated, about="each[1]"),
+        "owed ['b', 'each[0]', 'each[1]', 'each[2]'], undone ['b', 'each[0]', 'each[2]']",
+    ),
+    (
+        CHAIN,
+        invariants.no_false_ending,
+        [*SKIPPED, replace(LEFT, uncompensated=())],
+        "given up with ()",
+    ),
+    (CHAIN, invariants.no_false_ending, [*SKIPPED, END], "SagaCompensated although ['a']"),
+    (
+        CHAIN,
+        invariants.no_step_after_turning,
+        [*UNDONE, VerificationStarted(at=T0, step="c", attempt=1)],
+        "'c' started after",
+    ),
+    (
+        CHAIN,
+        invariants.bounded_trying,
+        [*UNDONE, CUT_SHORT, ONE_FAILURE],
+        "2 attempts to execute 'a', 1 allowed",
+    ),
+]
+
+
+@pytest.mark.parametrize(("definition", "check", "broken", "told"), NEW_RULES)
+def test_a_checker_catches_what_breaks_a_rule_of_the_whole_language(
+    definition: SagaDefinition, check: Checker, broken: list[SagaEvent], told: str
+) -> None:
+    complaint = check(definition, broken)
+
+    assert complaint is not None
+    assert told in complaint
+
+
+@pytest.mark.parametrize(
+    ("definition", "events"),
+    [
+        (PIVOTED, AFTER_PIVOT),
+        (MORTAL, DOUBTED),
+        (MORTAL, UNDO_DOUBTED),
+        (ATOMIC, drive(ATOMIC, {("a", EXECUTE, 1): "crash"}).events),
+        (HEARING, HEARD),
+        (MANY, ITEMS),
+        (CHAIN, [*SKIPPED, LEFT]),
+    ],
+)
+def test_no_checker_complains_of_a_whole_language_that_was_not_broken(
+    definition: SagaDefinition, events: list[SagaEvent]
+) -> None:
+    assert invariants.complaints(definition, events) == []
+
+
 @pytest.mark.parametrize(("check", "broken", "told"), HISTORIES)
 def test_a_checker_catches_the_history_that_is_broken_for_it(
     check: Checker, broken: list[SagaEvent], told: str
@@ -181,7 +366,7 @@ def _mutating(events: list[SagaEvent], state: State) -> State:
 
 def _forgetting_to_count(events: list[SagaEvent], state: State) -> State:
     after = _mutating(events, state.copy())
-    after.seq = 0
+    after.seq = after.settled_seq = after.shown_seq = 0
     return after
 
 
@@ -216,19 +401,18 @@ def test_a_wrong_fold_is_caught(
 
 
 def _all_at_once(definition: SagaDefinition, state: State, name: str) -> bool:
-    return name not in state.open_steps and ready._is_owed(state, name)
+    return name not in state.open_steps and ready._is_owed(definition, state, name)
 
 
-def _doubts_forgotten(state: State, name: str) -> bool:
+def _doubts_forgotten(definition: SagaDefinition, state: State, name: str) -> bool:
     return name in state.in_phase(Phase.SUCCEEDED)
 
 
-def _always_again(draft: Any, step: StepState, command: Any) -> datetime | None:
-    tries = max(command.attempt, step.spent, step.undo_spent)
-    return command.at if tries < 5 else None
+def _always_again(draft: Any, command: Any, spent: int) -> datetime | None:
+    return command.at if max(command.attempt, spent) < 5 else None
 
 
-def _end_all_the_same(state: State, failed: tuple[str, ...], at: datetime) -> SagaEvent:
+def _end_all_the_same(state: State, at: datetime) -> SagaEvent:
     return SagaCompensated(at=at)
 
 
@@ -237,16 +421,16 @@ def _key_per_attempt(state: State, step: str, operation: Operation) -> str:
 
 
 WRONG: list[tuple[str, object, Script, str]] = [
-    ("advance.may_compensate", _all_at_once, {("c", EXECUTE, 1): "fail"}, "reverse_order"),
+    ("backward.may_compensate", _all_at_once, {("c", EXECUTE, 1): "fail"}, "reverse_order"),
     ("ready._is_owed", _doubts_forgotten, {("c", EXECUTE, 1): "doubt"}, "all_or_compensated"),
-    ("decide._retry_at", _always_again, {("a", EXECUTE, 1): "fail"}, "bounded_trying"),
+    ("attempts._retry_at", _always_again, {("a", EXECUTE, 1): "fail"}, "bounded_trying"),
     (
-        "advance._parked",
+        "backward._parked",
         _end_all_the_same,
         {("c", EXECUTE, 1): "fail", ("a", COMPENSATE, 1): "fail"},
         "no_false_ending",
     ),
-    ("advance.idempotency_key", _key_per_attempt, {("a", EXECUTE, 1): "crash"}, "stable_keys"),
+    ("forward.idempotency_key", _key_per_attempt, {("a", EXECUTE, 1): "crash"}, "stable_keys"),
 ]
 
 
@@ -274,6 +458,65 @@ def test_turning_back_beside_a_running_sibling_is_caught() -> None:
 
 
 def test_every_checker_has_a_mutant() -> None:
-    mutated = {check for check, _, _ in HISTORIES} | {invariants.fold}
+    mutated = {check for check, _, _ in HISTORIES} | {check for _, check, _, _ in NEW_RULES}
 
-    assert mutated == set(CHECKERS)
+    assert mutated | {invariants.fold} == set(CHECKERS)
+
+
+# -- the whole language, decided wrongly ----------------------------------------------------
+
+
+def _never(*_: object, **__: object) -> bool:
+    return False
+
+
+def _turn_all_the_same(
+    draft: Any, at: datetime, step: str, attempt: int, result: Any, **_: Any
+) -> SagaEvent:
+    conflict = conflict_of(draft.definition, draft.state, step, result)
+    return StepSucceeded(
+        at=at, step=step, attempt=attempt, result=result, conflict=conflict, pivot=step == "p"
+    )
+
+
+WRONG_LANGUAGE: list[tuple[str, object, SagaDefinition, Script, str]] = [
+    (
+        "attempts.success_of",
+        _turn_all_the_same,
+        PIVOTED,
+        {("x", EXECUTE, 1): {"f": 1}, ("y", EXECUTE, 1): {"f": 2}},
+        "no_way_back_from_the_pivot",
+    ),
+    (
+        "attempts._is_stranded",
+        _never,
+        PIVOTED,
+        {("x", EXECUTE, 1): "doubt"},
+        "no_way_back_from_the_pivot",
+    ),
+    (
+        "forward.key_is_dead",
+        _never,
+        saga(step("a", key_ttl=SECOND / 4, retry=TWICE)),
+        {("a", EXECUTE, 1): "doubt"},
+        "nothing_sent_with_a_dead_key",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "mistake", "definition", "script", "caught_by"), WRONG_LANGUAGE
+)
+def test_a_wrong_decision_in_the_whole_language_is_caught(
+    function: str, mistake: object, definition: SagaDefinition, script: Script, caught_by: str
+) -> None:
+    with patch(f"eventsaga.core.{function}", mistake):
+        events = drive(definition, script).events
+
+    heard = [check.__name__ for check in CHECKERS if check(definition, events) is not None]
+    assert caught_by in heard
+
+
+def test_each_of_these_decisions_is_well_taken_without_the_mistake() -> None:
+    for _, _, definition, script, _ in WRONG_LANGUAGE:
+        assert invariants.complaints(definition, drive(definition, script).events) == []

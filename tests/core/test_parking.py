@@ -12,8 +12,10 @@ from tests.core.histories import (
     cancel,
     drive,
     fail,
+    kinds,
     parallel,
     recover,
+    retry,
     saga,
     step,
     succeed,
@@ -71,9 +73,38 @@ def test_the_attempts_of_a_parked_saga_were_given_up() -> None:
         assert parked().send(command) == ()
 
 
-def test_a_parked_saga_cannot_be_cancelled() -> None:
+def test_a_parked_saga_is_cancelled_and_what_ran_in_it_is_not_run_again() -> None:
+    story = parked()
+
+    assert kinds(story.send(cancel())) == [
+        "SagaCancelRequested",
+        "StepInDoubt a",
+        "StepInDoubt b",
+        "CompensationStarted",
+        "StepCompensationStarted b",
+        "StepCompensationStarted a",
+    ]
+
+
+def test_a_saga_that_was_parked_on_its_way_back_cannot_be_cancelled() -> None:
+    story = begun(PAIR)
+    story.send(succeed("a"), fail("b"), PARK)
+
     with pytest.raises(IllegalCommandError, match="the saga is PARKED"):
-        parked().send(cancel())
+        story.send(cancel())
+
+
+def test_a_retried_poison_saga_runs_its_attempts_again_under_new_numbers() -> None:
+    story = parked()
+
+    assert kinds(story.send(retry())) == [
+        "SagaRetried",
+        "StepInDoubt a",
+        "StepInDoubt b",
+        "StepStarted a",
+        "StepStarted b",
+    ]
+    assert [effect.attempt for effect in story.due()] == [2, 2]
 
 
 def test_only_ended_sagas_are_terminal() -> None:

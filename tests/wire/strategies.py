@@ -43,6 +43,7 @@ _BY_TYPE: Final[Mapping[Any, st.SearchStrategy[Any]]] = {
     bool: st.booleans(),
     UUID: st.uuids(),
     NoneType: st.none(),
+    Any: JSON_VALUES,
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from eventsaga.core.events import SagaEvent
 from eventsaga.wire.codec import decode, encode, schema_version, stored_name
-from tests.wire.samples import SAMPLES
+from tests.wire.samples import ADDITIONS, SAMPLES
 from tests.wire.strategies import EVENT_TYPES
 
 GOLDEN: Final = Path(__file__).parent / "golden"
@@ -80,7 +80,19 @@ def test_every_golden_file_ever_written_can_be_read(path: Path) -> None:
     event = decode(golden["type"], golden["schema_version"], at, golden["data"])
 
     assert event.at == at
-    assert path.name == f"{golden['type']}.v{golden['schema_version']}.json"
+    assert path.name.startswith(f"{golden['type']}.v{golden['schema_version']}.")
+
+
+@pytest.mark.parametrize("name", ADDITIONS)
+def test_what_was_added_to_an_event_is_written_as_its_golden_file_says(name: str) -> None:
+    event = ADDITIONS[name]
+    stored, addition = name.split(".")
+    path = GOLDEN / f"{stored}.v{schema_version(stored)}.{addition}.json"
+
+    assert path.exists(), f"an addition needs {path} with this content:\n{golden_text(event)}"
+    assert path.read_text(encoding="utf-8") == golden_text(event), FOREVER
+    golden = read(path)
+    assert decode(golden["type"], golden["schema_version"], event.at, golden["data"]) == event
 
 
 def test_a_changed_field_name_does_not_go_unnoticed() -> None:
