@@ -93,6 +93,8 @@ class SagaRecord(NamedTuple):
     last_hash: bytes
     created_at: datetime | None
     updated_at: datetime | None
+    parent_id: UUID | None
+    parent_step: str | None
     owner: UUID | None
     wake_at: datetime | None
     is_held: bool
@@ -243,12 +245,9 @@ def _of_the_fold(saga_id: UUID, row: SagaRecord, projection: Projection) -> Iter
             found, wanted = getattr(row, column), _as_stored(projection, column)
             message += f": {_brief(found)}, not {_brief(wanted)}"
         yield Violation(saga_id, None, PROJECTION, message)
-    if projection.status.is_settled == row.is_held:
-        message = (
-            "it is settled, but has an owner or a time at which it is due"
-            if row.is_held
-            else "it is not settled, but nobody owns it and it is never due"
-        )
+    # A settled saga may be held: it owes a hook, or somebody asks something of it.
+    if not projection.status.is_settled and not row.is_held:
+        message = "it is not settled, but nobody owns it and it is never due"
         yield Violation(saga_id, None, LIVENESS, message)
 
 
@@ -265,6 +264,8 @@ _FOLDED: Final = (
     "last_seq",
     "created_at",
     "updated_at",
+    "parent_id",
+    "parent_step",
 )
 
 

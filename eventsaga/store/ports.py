@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -59,25 +60,26 @@ class Append:
         expected: The sequence number that the decision was based on.
         previous_hash: Head of the chain at *expected*.
         events: At least one.
-        before: Status before the events.
         state: State after them.
-        release: Give the saga up with this append; a settled saga is always given up.
-        wake_at: When a saga that is given up is due again; None for now.
+        release: Give the saga up with this append.
+        wake_at: When a saga that is given up is due again; None for never, which only a
+            settled saga is.
         progress: Whether the claims without progress are counted anew.
         inbox: Requests that these events answer; deleted in the same commit.
+        outbox: Messages to other sagas, left in their inboxes in the same commit.
         done: Called once, from the event loop, with the outcome.
     """
 
     expected: int
     previous_hash: bytes
     events: tuple[SagaEvent, ...]
-    before: Status
     state: State
     done: Callable[[AppendResult], None]
     release: bool = False
     wake_at: datetime | None = None
     progress: bool = True
     inbox: tuple[UUID, ...] = ()
+    outbox: tuple["Message", ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,13 +148,93 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A request from outside to a saga that this worker owns."""
+    """A request from outside to a saga.
+
+    Attributes:
+        message_id: The same id is taken once.
+        kind: What is asked, for example ``cancel``.
+        actor: Who asks.
+    """
 
     saga_id: UUID
     message_id: UUID
     kind: str
     data: Mapping[str, Any]
     actor: str
+
+
+class Reply(StrEnum):
+    """What became of a message."""
+
+    OPEN = "open"
+    TAKEN = "taken"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a saga made of a message.
+
+    Attributes:
+        reply: ``TAKEN`` also if the message was never left, or answered long ago.
+        reason: Why it was refused.
+    """
+
+    reply: Reply
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Permits for a step whose rate or concurrency is limited.
+
+    Attributes:
+        permits: How many attempts may begin now.
+        retry_at: When it makes sense to ask again, if that is known.
+    """
+
+    permits: int
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolledBack:
+    """A transactional attempt left nothing behind: neither the user's rows nor our events.
+
+    Attributes:
+        error: Why.
+        may_succeed: Whether the same attempt may succeed when it is run again: the
+            database was busy or away, and the user's statements are not to blame.
+    """
+
+    error: Exception
+    may_succeed: bool
+
+
+class Transaction(Protocol):
+    """A transaction in which a step's own rows and its result are committed together."""
+
+    @property
+    def connection(self) -> Any:
+        """SQLAlchemy's `AsyncConnection`; the transaction is open."""
+        ...
+
+    @property
+    def session(self) -> Any:
+        """An `AsyncSession` on that connection."""
+        ...
+
+    def may_succeed(self, error: BaseException) -> bool:
+        """Whether *error*, raised inside, is the database's and not the user's."""
+        ...
+
+    async def commit(self, append: Append, worker_id: UUID) -> AppendResult | RolledBack:
+        """Append and commit; ``append.done`` is not called."""
+        ...
+
+    async def rollback(self) -> None:
+        """Undo everything, and give the connection back. Called again, does nothing."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +255,8 @@ class SagaRow:
     updated_at: datetime
     owner: UUID | None
     wake_at: datetime | None
+    parent_id: UUID | None = None
+    parent_step: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,9 +318,24 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, worker_id: UUID, definitions: Sequence[DefinitionKey], limit: int
+        self,
+        worker_id: UUID,
+        definitions: Sequence[DefinitionKey],
+        limit: int,
+        *,
+        priorities: Mapping[str, int] = ...,
+        max_running: Mapping[str, int] = ...,
     ) -> list[Claimed]:
-        """Take over at most *limit* sagas that are due, have mail, or lost their worker."""
+        """Take over at most *limit* sagas that are due, have mail, or lost their worker.
+
+        Args:
+            worker_id: The new owner; its lease must live.
+            definitions: Only sagas of these.
+            limit: At least 1.
+            priorities: By name of the saga, higher first; 0 for those that are left out.
+            max_running: By name, most sagas that all workers hold at the same time. What
+                has mail or lost its worker is taken all the same.
+        """
         ...
 
     async def load_owned(self, worker_id: UUID, known: Sequence[UUID]) -> list[Claimed]:
@@ -244,7 +343,10 @@ class Store(Protocol):
         ...
 
     async def give_up(self, worker_id: UUID, sagas: Sequence[tuple[UUID, datetime | None]]) -> None:
-        """Leave sagas of the worker to anybody, each from an instant on; None for now."""
+        """Leave sagas of the worker to anybody, each from an instant on.
+
+        None, for one that is settled, makes it due never.
+        """
         ...
 
     async def stranded(self) -> list[Stranded]:
@@ -255,10 +357,85 @@ class Store(Protocol):
         """Return requests to sagas of this worker, oldest first."""
         ...
 
-    async def sweep_mail(self) -> None:
-        """Delete requests to sagas that are settled: nobody will answer them."""
+    async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
+        """Delete requests (saga id, message id) that were taken and cause no event."""
         ...
 
-    async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
-        """Delete requests (saga id, message id) that cause no event."""
+    async def refuse_mail(self, refusals: Sequence[tuple[UUID, UUID, str]]) -> None:
+        """Answer requests (saga id, message id, reason) that a saga does not take.
+
+        The answer stays for an hour, so that whoever asked finds it.
+        """
+        ...
+
+    async def post(self, message: Message) -> bool:
+        """Leave a request in a saga's inbox; return whether there is such a saga."""
+        ...
+
+    async def answer(self, saga_id: UUID, message_id: UUID) -> Answer:
+        """Return what became of a request."""
+        ...
+
+    async def sweep_mail(self) -> None:
+        """Delete refusals that are older than an hour, and permits of workers that are gone."""
+        ...
+
+    async def begin(self) -> Transaction:
+        """Open a transaction for a transactional step."""
+        ...
+
+    async def acquire(
+        self,
+        worker_id: UUID,
+        key: str,
+        wanted: int,
+        *,
+        concurrency: int | None,
+        interval: timedelta | None,
+        burst: int,
+    ) -> Grant:
+        """Return how many of *wanted* attempts may begin, over all workers.
+
+        Args:
+            worker_id: Holds the permits until it releases them or its lease ends.
+            key: Name of the limit.
+            wanted: At least 1.
+            concurrency: Most attempts at the same time; None for no limit.
+            interval: Between two attempts on average; None for no limit.
+            burst: So many may begin at once after a pause.
+        """
+        ...
+
+    async def release_permits(self, worker_id: UUID, key: str, permits: int) -> None:
+        """Give back permits of a limit on concurrency."""
+        ...
+
+    async def get(self, saga_id: UUID) -> SagaRow | None:
+        """Return the row of *saga_id*; None if there is none."""
+        ...
+
+    async def history(self, saga_id: UUID) -> tuple[StoredEvent, ...]:
+        """Return all events of *saga_id* in order; () if there is no such saga."""
+        ...
+
+    async def settled(self, saga_ids: Sequence[UUID]) -> set[UUID]:
+        """Return which of *saga_ids* have ended or are parked."""
+        ...
+
+    async def conflicting(
+        self, definitions: Sequence[DefinitionKey]
+    ) -> list[tuple[DefinitionKey, int]]:
+        """Return shapes of unfinished sagas that have the name and version of another here.
+
+        Returns:
+            Each with the number of its unfinished sagas.
+        """
+        ...
+
+    async def graph(self, definition: DefinitionKey) -> Mapping[str, Any] | None:
+        """Return the shape that was recorded for a definition; None if there is none."""
+        ...
+
+    async def now(self) -> datetime:
+        """Return the database's clock."""
         ...

@@ -3,14 +3,15 @@
 The append writes it, `verify` recomputes it and `rebuild` repairs it; all three ask here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from eventsaga.core.events import SagaEvent
-from eventsaga.core.state import State, Status, apply
+from eventsaga.core.evolve import apply
+from eventsaga.core.state import State, Status
 from eventsaga.wire.payload import dump
 
 
@@ -34,29 +35,29 @@ class Projection:
     last_seq: int
     created_at: datetime
     updated_at: datetime
+    parent_id: UUID | None
+    parent_step: str | None
 
 
 def project(saga_id: UUID, events: Iterable[SagaEvent]) -> Projection:
     """Return the row that *events*, a whole history, stand for."""
     state = State(saga_id)
-    context: Mapping[str, Any] = {}
-    status: Status | None = None
     for event in events:
         apply(state, event)
-        if state.status is not status:
-            status, context = state.status, state.context
     return Projection(
         name=state.saga_name,
         version=state.version,
         fingerprint=state.fingerprint,
         status=state.status,
         current_steps=current_steps(state),
-        context=dump(context),
+        context=dump(state.shown_context),
         error=error_text(state),
         correlation_id=state.correlation_id,
         last_seq=state.seq,
         created_at=state.created_at,
         updated_at=state.updated_at,
+        parent_id=state.parent_id,
+        parent_step=state.parent_step,
     )
 
 
@@ -70,7 +71,7 @@ def error_of(state: State) -> dict[str, Any] | None:
     if state.turn is not None:
         step, message, at = state.turn.step, state.turn.message, state.turn.at
     elif state.status is Status.PARKED:
-        step, message, at = None, state.park_message, state.updated_at
+        step, message, at = None, state.park_message, state.park_at
     else:
         return None
     return {"step_name": step, "message": message, "timestamp": at.isoformat()}

@@ -10,10 +10,11 @@ import asyncpg
 import pytest
 
 from eventsaga.errors import SchemaOutdatedError
+from eventsaga.pytest_plugin import in_database
 from eventsaga.settings import Settings
 from eventsaga.store.postgres import migrate
 from eventsaga.store.postgres.store import PostgresStore
-from tests.conftest import execute, in_database
+from tests.conftest import execute
 from tests.store.barriers import until_alone
 
 _INSERT: Final = """

@@ -13,18 +13,22 @@ import asyncpg
 
 from eventsaga.core.commands import (
     Command,
+    Park,
     RecordFailure,
     RecordSuccess,
     Recover,
+    RetrySaga,
     StartSaga,
     Wake,
 )
 from eventsaga.core.decide import transition
-from eventsaga.core.definition import SagaDefinition, StepDefinition
-from eventsaga.core.events import Operation, SagaEvent
+from eventsaga.core.definition import StepDefinition
+from eventsaga.core.events import Operation, ParkReason, SagaEvent
+from eventsaga.core.evolve import replay
+from eventsaga.core.graph import SagaDefinition
 from eventsaga.core.react import RunStep, react
-from eventsaga.core.state import State, replay
-from eventsaga.identity import new_id
+from eventsaga.core.state import State
+from eventsaga.identity import derived_id, new_id
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
     Append,
@@ -32,6 +36,7 @@ from eventsaga.store.ports import (
     Claimed,
     Committed,
     DefinitionKey,
+    Message,
     Start,
     Started,
     StartResult,
@@ -96,13 +101,31 @@ def new_start(
     owned: bool = False,
     definition: SagaDefinition = ORDER,
     at: datetime | None = None,
+    parent: tuple[UUID, str] | None = None,
 ) -> Start:
-    """Return a start; an owned one has the intent of its first step."""
+    """Return a start; an owned one has the intent of its first step.
+
+    Args:
+        key: None for none.
+        context: The input.
+        owned: Whether its starter runs it.
+        definition: Its shape.
+        at: When; None for now.
+        parent: The saga and the step that it is; then its id follows from them.
+    """
     at = at or datetime.now(UTC)
-    state = State(new_id())
+    parent_id, parent_step = parent or (None, None)
+    state = State(derived_id(*parent) if parent else new_id())
     given = {"order_id": "o-1"} if context is None else dict(context)
     commands: list[Command] = [
-        StartSaga(at=at, context=given, correlation_id=str(state.saga_id), key=key)
+        StartSaga(
+            at=at,
+            context=given,
+            correlation_id=str(state.saga_id),
+            key=key,
+            parent_id=parent_id,
+            parent_step=parent_step,
+        )
     ]
     if owned:
         commands.append(Wake(at=at))
@@ -176,16 +199,41 @@ def failure_of(step: str, at: datetime | None = None) -> RecordFailure:
     )
 
 
+def park(at: datetime | None = None) -> Park:
+    """Return a request of the engine's to wait for a person."""
+    at = at or datetime.now(UTC)
+    return Park(at=at, reason=ParkReason.POISON, message="it kills workers", remedy="look")
+
+
+def retry(at: datetime | None = None) -> RetrySaga:
+    """Return a person's request to go on."""
+    return RetrySaga(at=at or datetime.now(UTC), reason="repaired", actor="ada")
+
+
 def new_append(held: Held, command: Command | None = None, **options: Any) -> Append:
     """Return what *command* appends to *held*; see `command_for`."""
-    decided = transition(held.definition, held.state, command or command_for(held))
-    assert decided.events
+    return new_batch(held, command or command_for(held), **options)
+
+
+def new_batch(held: Held, *commands: Command | None, **options: Any) -> Append:
+    """Return what *commands*, one after the other, append to *held* at once.
+
+    None stands for a command that brings it forward.
+    """
+    events: tuple[SagaEvent, ...] = ()
+    state = held.state
+    for command in commands:
+        given = command or command_for(replace(held, state=state))
+        decided = transition(held.definition, state, given)
+        assert decided.events
+        events, state = events + decided.events, decided.state
+    # As the runtime does: a saga that has nothing to do any more is due never.
+    options.setdefault("release", state.status.is_settled)
     return Append(
         expected=held.state.seq,
         previous_hash=held.last_hash,
-        events=decided.events,
-        before=held.state.status,
-        state=decided.state,
+        events=events,
+        state=state,
         done=_unasked,
         **options,
     )
@@ -208,6 +256,22 @@ async def advance(
     if isinstance(result, Committed):
         held.state, held.last_hash = append.state, result.last_hash
     return result
+
+
+# -- requests from outside ------------------------------------------------------------------
+
+
+def new_message(
+    saga_id: UUID, reason: str = "r", *, message_id: UUID | None = None, **data: Any
+) -> Message:
+    """Return a request of Ada's to end the saga."""
+    return Message(
+        saga_id=saga_id,
+        message_id=message_id or uuid4(),
+        kind="cancel",
+        data={"reason": reason} | data,
+        actor="ada",
+    )
 
 
 # -- workers and takeovers ----------------------------------------------------------------

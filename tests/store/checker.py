@@ -35,6 +35,8 @@ _PLAIN_COLUMNS: Final = (
     "last_seq",
     "created_at",
     "updated_at",
+    "parent_id",
+    "parent_step",
 )
 
 

@@ -12,7 +12,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from tests.conftest import execute, in_database
+from eventsaga.pytest_plugin import in_database
+from tests.conftest import execute
 from tests.store.barriers import until_alone
 from tests.store.checker import flaws
 from tests.store.vandal import Vandal
@@ -47,7 +48,8 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 BEGIN;
 ALTER TABLE eventsaga.events DISABLE TRIGGER events_no_truncate;
 TRUNCATE eventsaga.events, eventsaga.sagas, eventsaga.workers, eventsaga.definitions,
-         eventsaga.start_keys, eventsaga.inbox;
+         eventsaga.start_keys, eventsaga.inbox, eventsaga.limits, eventsaga.permits,
+         eventsaga.schedules;
 ALTER TABLE eventsaga.events ENABLE ALWAYS TRIGGER events_no_truncate;
 COMMIT;
 SELECT pg_stat_reset();

@@ -7,11 +7,12 @@ worker that lost a saga writes nothing, however late its statement arrives.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from eventsaga.store.ports import Append
 from eventsaga.store.postgres.connect import Connection
+from eventsaga.store.postgres.mail import post_arguments
 from eventsaga.store.postgres.rows import (
     STEP_SEPARATOR,
     EventRow,
@@ -23,7 +24,8 @@ from eventsaga.store.projection import current_steps, error_text
 from eventsaga.wire.payload import dump
 
 # lock_timeout is set inside the statement: it ends with it, so that no state is left on a
-# connection that a pooler may give to somebody else.
+# connection that a pooler may give to somebody else. JSON goes in as text: the user's engine,
+# for a transactional step, may have a codec of its own for json.
 APPEND: Final = """
 WITH bounded AS MATERIALIZED (
     SELECT set_config('lock_timeout', $24::text, true)
@@ -31,7 +33,7 @@ WITH bounded AS MATERIALIZED (
     SELECT m.*
       FROM bounded,
            unnest($1::uuid[], $2::int[], $3::int[], $4::bytea[], $5::text[], $6::text[],
-                  $7::json[], $8::json[], $9::timestamptz[], $10::bool[], $11::timestamptz[],
+                  $7::text[], $8::text[], $9::timestamptz[], $10::bool[], $11::timestamptz[],
                   $12::bool[])
            AS m(saga_id, expected, last_seq, last_hash, status, current_steps,
                 context, error, updated_at, release, wake_at, progress)
@@ -41,8 +43,9 @@ WITH bounded AS MATERIALIZED (
            last_hash = m.last_hash,
            status = m.status,
            current_steps = string_to_array(m.current_steps, ','),
-           context = coalesce(m.context, s.context),
-           error = coalesce(m.error, s.error),
+           context = coalesce(m.context::json, s.context),
+           error = CASE WHEN m.error IS NULL THEN s.error
+                        ELSE nullif(m.error, '')::json END,
            updated_at = m.updated_at,
            owner = CASE WHEN m.release THEN NULL ELSE s.owner END,
            wake_at = CASE WHEN m.release THEN m.wake_at ELSE s.wake_at END,
@@ -54,12 +57,20 @@ WITH bounded AS MATERIALIZED (
     DELETE FROM eventsaga.inbox i
      USING unnest($14::uuid[], $15::uuid[]) AS a(saga_id, id), advanced
      WHERE i.saga_id = a.saga_id AND i.id = a.id AND a.saga_id = advanced.saga_id
+), told AS (
+    INSERT INTO eventsaga.inbox (saga_id, id, kind, data, actor)
+    SELECT o.saga_id, o.id, o.kind, o.data::json, o.actor
+      FROM unnest($25::uuid[], $26::uuid[], $27::uuid[], $28::text[], $29::text[], $30::text[])
+           AS o(sender, saga_id, id, kind, data, actor)
+      JOIN advanced ON advanced.saga_id = o.sender
+      JOIN eventsaga.sagas s ON s.saga_id = o.saga_id
+    ON CONFLICT DO NOTHING
 ), inserted AS (
     INSERT INTO eventsaga.events
            (saga_id, seq, type, schema_version, data, occurred_at, salt, hash, worker_id)
-    SELECT e.saga_id, e.seq, e.type, e.schema_version, e.data, e.occurred_at, e.salt, e.hash,
-           $13::uuid
-      FROM unnest($16::uuid[], $17::int[], $18::text[], $19::smallint[], $20::json[],
+    SELECT e.saga_id, e.seq, e.type, e.schema_version, e.data::json, e.occurred_at, e.salt,
+           e.hash, $13::uuid
+      FROM unnest($16::uuid[], $17::int[], $18::text[], $19::smallint[], $20::text[],
                   $21::timestamptz[], $22::bytea[], $23::bytea[])
            AS e(saga_id, seq, type, schema_version, data, occurred_at, salt, hash)
       JOIN advanced USING (saga_id)
@@ -118,10 +129,10 @@ def encode_append(append: Append) -> EncodedAppend:
         after_seq=append.expected,
         previous_hash=append.previous_hash,
     )
-    settled = state.status.is_settled
-    turned = state.turn is not None or settled
     # Written when the status changes only: in between it is in the events.
-    context = dump(state.context) if state.status is not append.before else None
+    changed = state.shown_seq > append.expected
+    context = dump(state.shown_context) if changed else None
+    error = error_text(state) if changed or state.turn or state.status.is_settled else None
     if context is not None:
         warn_if_large(state.saga_id, "context", len(context))
     saga = _SagaRow(
@@ -132,14 +143,42 @@ def encode_append(append: Append) -> EncodedAppend:
         state.status.value,
         STEP_SEPARATOR.join(current_steps(state)),
         context,
-        error_text(state) if turned else None,
+        (error or "") if changed else error,
         state.updated_at,
-        append.release or settled,
-        # A saga that is given up without an instant is due since its last event.
-        None if settled else append.wake_at or state.updated_at,
+        append.release,
+        append.wake_at,
         append.progress,
     )
     return EncodedAppend(append, saga, rows)
+
+
+def append_arguments(
+    batch: Sequence[EncodedAppend], worker_id: UUID, lock_timeout: str
+) -> list[Any]:
+    """Return what `APPEND` takes for *batch*.
+
+    Args:
+        batch: Each saga at most once.
+        worker_id: The owner that all rows must have.
+        lock_timeout: Longest wait for a row that another transaction holds, as
+            PostgreSQL spells it.
+    """
+    asked = [
+        (encoded.saga_id, message_id) for encoded in batch for message_id in encoded.append.inbox
+    ]
+    told = [
+        (encoded.saga_id, *post_arguments(message))
+        for encoded in batch
+        for message in encoded.append.outbox
+    ]
+    return [
+        *columns((encoded.saga for encoded in batch), len(_SagaRow._fields)),
+        worker_id,
+        *columns(asked, 2),
+        *columns((row for encoded in batch for row in encoded.events), len(EventRow._fields)),
+        lock_timeout,
+        *columns(told, 6),
+    ]
 
 
 async def append_all(
@@ -162,17 +201,8 @@ async def append_all(
         lock_timeout: Longest wait for a row that another transaction holds, as
             PostgreSQL spells it.
     """
-    asked = [
-        (encoded.saga_id, message_id) for encoded in batch for message_id in encoded.append.inbox
-    ]
-    rows = await connection.fetch(
-        statement,
-        *columns((encoded.saga for encoded in batch), len(_SagaRow._fields)),
-        worker_id,
-        *columns(asked, 2),
-        *columns((row for encoded in batch for row in encoded.events), len(EventRow._fields)),
-        lock_timeout,
-    )
+    arguments = append_arguments(batch, worker_id, lock_timeout)
+    rows = await connection.fetch(statement, *arguments)
     return {row["saga_id"] for row in rows}
 
 

@@ -5,7 +5,7 @@ taken: those that are due, those that somebody wrote to while they slept, and th
 worker's lease has ended. A worker takes only what it has the definition of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
@@ -21,24 +21,47 @@ from eventsaga.store.postgres.read import stored_event
 # is counted although nobody lives to say so.
 CLAIM: Final = """
 WITH mine AS MATERIALIZED (
-    SELECT d.name, d.version, d.fingerprint
-      FROM unnest($2::text[], $3::int[], $4::text[]) AS d(name, version, fingerprint)
+    SELECT d.name, d.version, d.fingerprint, d.priority, d.most
+      FROM unnest($2::text[], $3::int[], $4::text[], $6::int[], $7::int[])
+           AS d(name, version, fingerprint, priority, most)
      -- Who has no lease is given nothing, least of all what was its own.
      WHERE EXISTS (SELECT FROM eventsaga.workers w
                     WHERE w.worker_id = $1::uuid AND w.lease_until > clock_timestamp())
+), names AS MATERIALIZED (
+    SELECT DISTINCT m.name, m.priority,
+           CASE WHEN m.most IS NULL THEN $5::bigint
+                ELSE greatest(0, least($5::bigint, m.most - (
+                         SELECT count(*)
+                           FROM eventsaga.workers w
+                           JOIN eventsaga.sagas s ON s.owner = w.worker_id
+                          WHERE s.name = m.name AND w.lease_until > clock_timestamp())))
+                END AS room
+      FROM mine m
 ), due AS (
-    SELECT s.saga_id, s.owner
-      FROM eventsaga.sagas s
-     WHERE s.owner IS NULL AND s.wake_at <= clock_timestamp()
-       AND (s.name, s.version, s.fingerprint) IN (SELECT name, version, fingerprint FROM mine)
-     ORDER BY s.wake_at
+    -- The oldest of each name first, then the next of each: a flood of one starves no other.
+    -- By an instant that is the same for all rows: the index then ends at what is not due.
+    SELECT d.saga_id, d.owner
+      FROM (SELECT n.priority, l.saga_id, l.owner, l.wake_at,
+                   row_number() OVER (PARTITION BY n.name ORDER BY l.wake_at) AS turn
+              FROM names n
+             CROSS JOIN LATERAL (
+                   SELECT s.saga_id, s.owner, s.wake_at
+                     FROM eventsaga.sagas s
+                    WHERE s.name = n.name
+                      AND s.owner IS NULL AND s.wake_at <= statement_timestamp()
+                      AND (s.version, s.fingerprint) IN (
+                              SELECT m.version, m.fingerprint FROM mine m WHERE m.name = n.name)
+                    ORDER BY s.wake_at
+                    LIMIT n.room
+                      FOR UPDATE SKIP LOCKED) l) d
+     ORDER BY d.priority DESC, d.turn, d.wake_at
      LIMIT $5
-       FOR UPDATE SKIP LOCKED
 ), written_to AS (
+    -- Settled ones too: that is how a person reaches a saga that is parked.
     SELECT s.saga_id, s.owner
       FROM eventsaga.sagas s
-     WHERE s.owner IS NULL AND s.wake_at IS NOT NULL
-       AND s.saga_id IN (SELECT i.saga_id FROM eventsaga.inbox i)
+     WHERE s.owner IS NULL
+       AND s.saga_id IN (SELECT i.saga_id FROM eventsaga.inbox i WHERE i.refused IS NULL)
        AND (s.name, s.version, s.fingerprint) IN (SELECT name, version, fingerprint FROM mine)
      LIMIT $5
        FOR UPDATE SKIP LOCKED
@@ -67,6 +90,19 @@ UPDATE eventsaga.sagas s
 RETURNING s.saga_id, s.claims, c.owner AS previous_owner
 """
 
+# Two claims that count at once would both find room: the second waits for the first, and
+# counts in a statement of its own, whose snapshot sees what the first one took.
+LOCK_NAMES: Final = """
+WITH wanted AS (
+    SELECT 'running/' || name AS key FROM unnest($1::text[]) AS w(name)
+), known AS (
+    INSERT INTO eventsaga.limits (key) SELECT key FROM wanted ORDER BY key
+    ON CONFLICT (key) DO UPDATE SET free_at = limits.free_at
+    RETURNING key
+)
+SELECT count(*) FROM known
+"""
+
 OWNED: Final = """
 SELECT saga_id, claims, NULL::uuid AS previous_owner
   FROM eventsaga.sagas
@@ -81,18 +117,34 @@ SELECT saga_id, seq, type, schema_version, data, occurred_at, recorded_at, worke
 """
 
 
-async def claim(
+async def claim(  # noqa: PLR0917 - two statements and what they are given
     connection: Connection,
     statement: str,
+    lock_names: str,
     worker_id: UUID,
     definitions: Sequence[DefinitionKey],
     limit: int,
+    priorities: Mapping[str, int],
+    max_running: Mapping[str, int],
 ) -> list[Any]:
     """Make *worker_id* the owner of at most *limit* sagas and return their rows."""
     names, versions, fingerprints = (
         [definition[part] for definition in definitions] for part in range(3)
     )
-    return await connection.fetch(statement, worker_id, names, versions, fingerprints, limit)
+    arguments = (
+        worker_id,
+        names,
+        versions,
+        fingerprints,
+        limit,
+        [priorities.get(str(name), 0) for name in names],
+        [max_running.get(str(name)) for name in names],
+    )
+    if not max_running:
+        return await connection.fetch(statement, *arguments)
+    async with connection.transaction():
+        await connection.execute(lock_names, sorted(max_running))
+        return await connection.fetch(statement, *arguments)
 
 
 # By the database's clock: the caller's may not agree with it. Whoever gives a saga up has
@@ -100,7 +152,7 @@ async def claim(
 GIVE_UP: Final = """
 UPDATE eventsaga.sagas s
    SET owner = NULL,
-       wake_at = coalesce(g.wake_at, clock_timestamp()),
+       wake_at = g.wake_at,
        claims = greatest(s.claims - 1, 0)
   FROM unnest($2::uuid[], $3::timestamptz[]) AS g(saga_id, wake_at)
  WHERE s.saga_id = g.saga_id AND s.owner = $1::uuid
@@ -143,6 +195,6 @@ async def give_up(
     worker_id: UUID,
     sagas: Sequence[tuple[UUID, datetime | None]],
 ) -> None:
-    """Leave *sagas* to anybody, from an instant on; None for at once."""
+    """Leave *sagas* to anybody, from an instant on; None for never."""
     saga_ids = [saga_id for saga_id, _ in sagas]
     await connection.execute(statement, worker_id, saga_ids, [wake_at for _, wake_at in sagas])

@@ -43,6 +43,8 @@ WITH freed AS (
        SET owner = NULL, wake_at = clock_timestamp(), claims = greatest(claims - 1, 0)
      WHERE owner = $1::uuid
  RETURNING saga_id
+), returned AS (
+    DELETE FROM eventsaga.permits WHERE worker_id = $1::uuid
 ), ended AS (
     UPDATE eventsaga.workers SET lease_until = clock_timestamp()
      WHERE worker_id = $1::uuid AND lease_until > clock_timestamp()

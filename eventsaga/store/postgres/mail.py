@@ -7,23 +7,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
-from eventsaga.store.ports import Message
+from eventsaga.store.ports import Answer, Message, Reply
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.wire.payload import dump, load
 
-# The same id is taken once, however often it is sent.
+# The same id is taken once, however often it is sent; one that was refused is asked anew.
 POST: Final = """
-INSERT INTO eventsaga.inbox (saga_id, id, kind, data, actor)
-SELECT s.saga_id, $2::uuid, $3::text, $4::json, $5::text
-  FROM eventsaga.sagas s WHERE s.saga_id = $1::uuid
-ON CONFLICT DO NOTHING
+WITH saga AS (
+    SELECT s.saga_id FROM eventsaga.sagas s WHERE s.saga_id = $1::uuid
+), posted AS (
+    INSERT INTO eventsaga.inbox (saga_id, id, kind, data, actor)
+    SELECT saga_id, $2::uuid, $3::text, $4::text::json, $5::text FROM saga
+    ON CONFLICT (saga_id, id) DO UPDATE
+       SET kind = excluded.kind, data = excluded.data, actor = excluded.actor,
+           created_at = excluded.created_at, refused = NULL
+     WHERE inbox.refused IS NOT NULL
+)
+SELECT count(*) AS sagas FROM saga
 """
 
 READ: Final = """
 SELECT i.saga_id, i.id, i.kind, i.data, i.actor
   FROM eventsaga.inbox i
   JOIN eventsaga.sagas s USING (saga_id)
- WHERE s.owner = $1::uuid
+ WHERE s.owner = $1::uuid AND i.refused IS NULL
  ORDER BY i.created_at
  LIMIT $2
 """
@@ -34,25 +41,61 @@ DELETE FROM eventsaga.inbox i
  WHERE i.saga_id = d.saga_id AND i.id = d.id
 """
 
-# What was written to a saga that settled meanwhile, or that nobody would ever read.
+# The answer stays in place of the request, for an hour from now on: the request may be old.
+REFUSE: Final = """
+UPDATE eventsaga.inbox i
+   SET refused = r.reason, created_at = clock_timestamp()
+  FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS r(saga_id, id, reason)
+ WHERE i.saga_id = r.saga_id AND i.id = r.id
+"""
+
+# A request that is taken is deleted with the commit of its events. A refusal stays when it
+# is told: the answer may be lost, and whoever asks again must not take it for taken.
+ANSWER: Final = """
+SELECT (SELECT refused FROM eventsaga.inbox
+         WHERE saga_id = $1::uuid AND id = $2::uuid) AS refused,
+       EXISTS (SELECT FROM eventsaga.inbox
+                WHERE saga_id = $1::uuid AND id = $2::uuid) AS is_open
+"""
+
+# Refusals that whoever asked has had the time to read.
 SWEEP: Final = """
-DELETE FROM eventsaga.inbox i
- USING eventsaga.sagas s
- WHERE s.saga_id = i.saga_id AND s.owner IS NULL AND s.wake_at IS NULL
+DELETE FROM eventsaga.inbox
+ WHERE refused IS NOT NULL AND created_at < clock_timestamp() - interval '1 hour'
 """
 
 
-async def post(  # noqa: PLR0917 - a row of the inbox, in its order
-    connection: Connection,
-    statement: str,
-    saga_id: UUID,
-    message_id: UUID,
-    kind: str,
-    data: Mapping[str, Any],
-    actor: str,
+def post_arguments(message: Message) -> tuple[Any, ...]:
+    """Return what `POST` takes for *message*."""
+    return (
+        message.saga_id,
+        message.message_id,
+        message.kind,
+        dump(message.data),
+        message.actor,
+    )
+
+
+async def post(connection: Connection, statement: str, message: Message) -> bool:
+    """Leave *message* in its saga's inbox, and return whether there is such a saga."""
+    return bool(await connection.fetchval(statement, *post_arguments(message)))
+
+
+async def refuse(
+    connection: Connection, statement: str, refusals: Sequence[tuple[UUID, UUID, str]]
 ) -> None:
-    """Leave a request for the owner of *saga_id*."""
-    await connection.execute(statement, saga_id, message_id, kind, dump(data), actor)
+    """Answer requests that their sagas do not take."""
+    saga_ids, ids, reasons = ([refusal[part] for refusal in refusals] for part in range(3))
+    await connection.execute(statement, saga_ids, ids, reasons)
+
+
+async def answer(connection: Connection, statement: str, saga_id: UUID, message_id: UUID) -> Answer:
+    """Return what became of a request; a refusal is told for an hour."""
+    row = await connection.fetchrow(statement, saga_id, message_id)
+    assert row is not None
+    if row["refused"] is not None:
+        return Answer(reply=Reply.REFUSED, reason=row["refused"])
+    return Answer(reply=Reply.OPEN if row["is_open"] else Reply.TAKEN)
 
 
 async def read(

@@ -6,14 +6,14 @@ from uuid import UUID
 
 from eventsaga.core.state import Status
 from eventsaga.errors import CorruptHistoryError
-from eventsaga.store.ports import SagaRow, StoredEvent, Stranded
+from eventsaga.store.ports import DefinitionKey, SagaRow, StoredEvent, Stranded
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.wire.codec import decode
 from eventsaga.wire.payload import load
 
 GET: Final = """
 SELECT saga_id, name, version, fingerprint, status, current_steps, context, error,
-       correlation_id, last_seq, created_at, updated_at, owner, wake_at
+       correlation_id, last_seq, created_at, updated_at, owner, wake_at, parent_id, parent_step
   FROM eventsaga.sagas
  WHERE saga_id = $1::uuid
 """
@@ -21,7 +21,7 @@ SELECT saga_id, name, version, fingerprint, status, current_steps, context, erro
 # Ids grow with time, so paging by id is paging by age and needs no further index.
 LIST: Final = """
 SELECT saga_id, name, version, fingerprint, status, current_steps, context, error,
-       correlation_id, last_seq, created_at, updated_at, owner, wake_at
+       correlation_id, last_seq, created_at, updated_at, owner, wake_at, parent_id, parent_step
   FROM eventsaga.sagas
  WHERE ($1::text[] IS NULL OR status = ANY ($1::text[]))
    AND ($2::text IS NULL OR name = $2::text)
@@ -53,9 +53,37 @@ SELECT saga_id, seq, type, schema_version, data, occurred_at, recorded_at, worke
  ORDER BY seq
 """
 
+CHILDREN: Final = """
+SELECT saga_id, name, version, fingerprint, status, current_steps, context, error,
+       correlation_id, last_seq, created_at, updated_at, owner, wake_at, parent_id, parent_step
+  FROM eventsaga.sagas
+ WHERE parent_id = $1::uuid
+ ORDER BY created_at, saga_id
+"""
+
+# By status alone: one that still owes a hook has settled all the same.
 SETTLED: Final = """
 SELECT saga_id FROM eventsaga.sagas
- WHERE saga_id = ANY ($1::uuid[]) AND owner IS NULL AND wake_at IS NULL
+ WHERE saga_id = ANY ($1::uuid[])
+   AND status IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'PARKED')
+"""
+
+# Unfinished sagas whose shape nobody here has, although somebody has their name and version.
+CONFLICTING: Final = """
+SELECT s.name, s.version, s.fingerprint, count(*) AS sagas
+  FROM eventsaga.sagas s
+  JOIN (SELECT DISTINCT d.name, d.version
+          FROM unnest($1::text[], $2::int[]) AS d(name, version)) m USING (name, version)
+ WHERE (s.name, s.version, s.fingerprint) NOT IN (
+           SELECT d.name, d.version, d.fingerprint
+             FROM unnest($1::text[], $2::int[], $3::text[]) AS d(name, version, fingerprint))
+   AND s.status NOT IN ('COMPLETED', 'COMPENSATED', 'FAILED')
+ GROUP BY s.name, s.version, s.fingerprint
+"""
+
+GRAPH: Final = """
+SELECT graph FROM eventsaga.definitions
+ WHERE name = $1::text AND version = $2::int AND fingerprint = $3::text
 """
 
 # A few seconds of grace: a saga that is just due is waiting for the next poll only.
@@ -111,6 +139,8 @@ def _saga_row(row: Any) -> SagaRow:
         updated_at=row["updated_at"],
         owner=row["owner"],
         wake_at=row["wake_at"],
+        parent_id=row["parent_id"],
+        parent_step=row["parent_step"],
     )
 
 
@@ -174,3 +204,24 @@ async def history(connection: Connection, statement: str, saga_id: UUID) -> tupl
 async def stranded(connection: Connection, statement: str) -> list[Stranded]:
     """Return what waits for a definition that no living worker has."""
     return [Stranded(**dict(row)) for row in await connection.fetch(statement)]
+
+
+async def conflicting(
+    connection: Connection, statement: str, definitions: Sequence[DefinitionKey]
+) -> list[tuple[DefinitionKey, int]]:
+    """Return shapes of unfinished sagas that *definitions* have another shape for."""
+    names, versions, fingerprints = (
+        [definition[part] for definition in definitions] for part in range(3)
+    )
+    return [
+        ((row["name"], row["version"], row["fingerprint"]), row["sagas"])
+        for row in await connection.fetch(statement, names, versions, fingerprints)
+    ]
+
+
+async def graph(
+    connection: Connection, statement: str, definition: DefinitionKey
+) -> dict[str, Any] | None:
+    """Return the shape that was recorded for *definition*; None if there is none."""
+    text = await connection.fetchval(statement, *definition)
+    return None if text is None else load(text)

@@ -14,10 +14,10 @@ again, and written, in a short transaction of its own at READ COMMITTED. Beside 
   row are fenced, so the new row belongs to nobody and is due at once.
 
 The owner, the instant and the claims of a saga that goes on are left alone: they are the
-workers' business. Only where they contradict the history are they touched: a settled saga
-has no owner and is never due; one that is not settled has one of the two; and where the
-last number was wrong the saga is given up, because that number has fenced its owner, or
-will: it is taken over as from a dead worker.
+workers' business. Only where they contradict the history are they touched: one that is not settled
+has one of the two; and where the last number was wrong the saga is given up, because that
+number has fenced its owner, or will: it is taken over as from a dead worker. (A settled one
+that owes nothing is given up again by whoever takes it.)
 """
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -63,21 +63,23 @@ UPDATE eventsaga.sagas
        last_hash = $11::bytea,
        created_at = $12::timestamptz,
        updated_at = $13::timestamptz,
-       owner = CASE WHEN $14::bool OR last_seq <> $10::int THEN NULL ELSE owner END,
-       wake_at = CASE WHEN $14::bool THEN NULL
-                      WHEN owner IS NULL OR last_seq <> $10::int
+       owner = CASE WHEN last_seq <> $10::int THEN NULL ELSE owner END,
+       wake_at = CASE WHEN last_seq <> $10::int OR (owner IS NULL AND NOT $14::bool)
                       THEN coalesce(wake_at, clock_timestamp())
-                      ELSE wake_at END
+                      ELSE wake_at END,
+       parent_id = $15::uuid,
+       parent_step = $16::text
  WHERE saga_id = $1::uuid
 """
 
 CREATE: Final = """
 INSERT INTO eventsaga.sagas
        (saga_id, name, version, fingerprint, status, current_steps, context, error,
-        correlation_id, last_seq, last_hash, created_at, updated_at, wake_at)
+        correlation_id, last_seq, last_hash, created_at, updated_at, parent_id, parent_step,
+        wake_at)
 VALUES ($1::uuid, $2::text, $3::int, $4::text, $5::text, $6::text[], $7::json, $8::json,
         $9::text, $10::int, $11::bytea, $12::timestamptz, $13::timestamptz,
-        CASE WHEN $14::bool THEN NULL ELSE clock_timestamp() END)
+        $15::uuid, $16::text, CASE WHEN $14::bool THEN NULL ELSE clock_timestamp() END)
 ON CONFLICT (saga_id) DO NOTHING
 RETURNING saga_id
 """
@@ -197,9 +199,8 @@ def _wrong_columns(row: SagaRecord | None, history: History) -> tuple[str, ...]:
     columns = differing_columns(row, history.projection)
     if row.last_hash != history.last_hash:
         columns += ("last_hash",)
-    settled = history.projection.status.is_settled
-    if settled == row.is_held:
-        columns += ("owner", "wake_at") if settled else ("wake_at",)
+    if not history.projection.status.is_settled and not row.is_held:
+        columns += ("wake_at",)
     return columns
 
 
@@ -239,4 +240,6 @@ def _arguments(saga_id: UUID, history: History) -> list[object]:
         row.created_at,
         row.updated_at,
         row.status.is_settled,
+        row.parent_id,
+        row.parent_step,
     ]

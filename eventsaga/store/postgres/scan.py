@@ -41,7 +41,7 @@ SELECT saga_id, name, version, fingerprint, status, current_steps, context, erro
        correlation_id, last_seq, last_hash,
        CASE WHEN created_at BETWEEN '0001-01-02' AND '9999-12-30' THEN created_at END,
        CASE WHEN updated_at BETWEEN '0001-01-02' AND '9999-12-30' THEN updated_at END,
-       owner,
+       parent_id, parent_step, owner,
        CASE WHEN wake_at BETWEEN '0001-01-02' AND '9999-12-30' THEN wake_at END,
        owner IS NOT NULL OR wake_at IS NOT NULL AS is_held
   FROM eventsaga.sagas

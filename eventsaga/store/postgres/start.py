@@ -31,9 +31,11 @@ WITH bounded AS MATERIALIZED (
       FROM bounded,
            unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],
                   $7::text[], $8::text[], $9::int[], $10::bytea[], $11::timestamptz[],
-                  $12::timestamptz[], $13::bool[], $14::text[], $15::bytea[])
+                  $12::timestamptz[], $13::bool[], $14::text[], $15::bytea[], $26::uuid[],
+                  $27::text[])
            AS g(saga_id, name, version, fingerprint, status, current_steps, context,
-                correlation_id, last_seq, last_hash, created_at, updated_at, owned, key, digest)
+                correlation_id, last_seq, last_hash, created_at, updated_at, owned, key, digest,
+                parent_id, parent_step)
 ), keyed AS (
     INSERT INTO eventsaga.start_keys (saga_name, key, saga_id, input_digest)
     SELECT name, key, saga_id, digest FROM given WHERE key IS NOT NULL ORDER BY name, key
@@ -42,12 +44,14 @@ WITH bounded AS MATERIALIZED (
 ), started AS (
     INSERT INTO eventsaga.sagas
            (saga_id, name, version, fingerprint, status, current_steps, context,
-            correlation_id, last_seq, last_hash, created_at, updated_at, owner, wake_at)
+            correlation_id, last_seq, last_hash, created_at, updated_at, owner, wake_at,
+            parent_id, parent_step)
     SELECT g.saga_id, g.name, g.version, g.fingerprint, g.status,
            string_to_array(g.current_steps, ','), g.context::json, g.correlation_id, g.last_seq,
            g.last_hash, g.created_at, g.updated_at,
            CASE WHEN g.owned THEN $16::uuid END,
-           CASE WHEN g.owned THEN NULL ELSE clock_timestamp() END
+           CASE WHEN g.owned THEN NULL ELSE clock_timestamp() END,
+           g.parent_id, g.parent_step
       FROM given g
      WHERE g.key IS NULL OR EXISTS (SELECT FROM keyed k WHERE k.saga_id = g.saga_id)
     ON CONFLICT (saga_id) DO NOTHING
@@ -68,12 +72,14 @@ SELECT saga_id FROM started
 # Asked in a statement of its own, whose snapshot sees the winner's commit.
 READ_BACK: Final = """
 SELECT g.saga_id,
-       e.hash IS NOT NULL AS is_stored,
+       CASE WHEN s.saga_id IS NULL THEN e.hash = g.hash
+            ELSE e.hash IS NOT DISTINCT FROM g.hash END AS is_stored,
        k.saga_id AS key_saga_id,
        k.input_digest
   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[]) AS g(saga_id, name, key, hash)
   LEFT JOIN eventsaga.start_keys k ON k.saga_name = g.name AND k.key = g.key
-  LEFT JOIN eventsaga.events e ON e.saga_id = g.saga_id AND e.seq = 1 AND e.hash = g.hash
+  LEFT JOIN eventsaga.events e ON e.saga_id = g.saga_id AND e.seq = 1
+  LEFT JOIN eventsaga.sagas s ON s.saga_id = g.saga_id
 """
 
 
@@ -125,7 +131,7 @@ def encode_start(start: Start) -> EncodedStart:
         state.fingerprint,
         state.status.value,
         STEP_SEPARATOR.join(current_steps(state)),
-        dump(state.context),
+        dump(state.shown_context),
         state.correlation_id,
         state.seq,
         rows[-1].hash,
@@ -154,6 +160,8 @@ def start_arguments(
         worker_id,
         *columns((row for encoded in batch for row in encoded.events), len(EventRow._fields)),
         lock_timeout,
+        [encoded.start.state.parent_id for encoded in batch],
+        [encoded.start.state.parent_step for encoded in batch],
     ]
 
 
@@ -176,6 +184,9 @@ def answer(encoded: EncodedStart, row: Any) -> StartResult | None:
     """
     if row["is_stored"]:
         return encoded.started()
+    if row["is_stored"] is False:
+        # A child, whose id follows from its parent: somebody started it before us.
+        return Started(encoded.saga_id, created=False)
     owner: UUID | None = row["key_saga_id"]
     if owner is None:
         return None
@@ -199,9 +210,9 @@ async def start_within(
         TypeError: If *connection* is none of these.
     """
     encoded = encode_start(start)
-    if await _fetch(connection, statement, start_arguments([encoded], None, None)):
+    if await fetch_within(connection, statement, start_arguments([encoded], None, None)):
         return encoded.started()
-    (row,) = await _fetch(connection, read_back, read_back_arguments([encoded]))
+    (row,) = await fetch_within(connection, read_back, read_back_arguments([encoded]))
     result = answer(encoded, row)
     # The key's owner is not visible to the caller's snapshot (REPEATABLE READ).
     return result or Refused(
@@ -213,7 +224,14 @@ def _is_asyncpg(connection: object) -> TypeGuard[Connection]:
     return isinstance(connection, asyncpg.Connection | PoolConnectionProxy)
 
 
-async def _fetch(connection: object, statement: str, arguments: Sequence[Any]) -> Sequence[Any]:
+async def fetch_within(
+    connection: object, statement: str, arguments: Sequence[Any]
+) -> Sequence[Any]:
+    """Return the rows of *statement*, sent inside the caller's transaction.
+
+    Raises:
+        TypeError: If *connection* is none of those that a caller may have.
+    """
     if isinstance(connection, AsyncSession):
         connection = await connection.connection()
     if isinstance(connection, AsyncConnection):

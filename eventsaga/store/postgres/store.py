@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import update_wrapper
-from types import CoroutineType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from types import CoroutineType, MappingProxyType
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -19,9 +19,11 @@ from eventsaga.core.state import Status
 from eventsaga.errors import DatabaseUnavailableError, EventSagaError
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
+    Answer,
     Append,
     Claimed,
     DefinitionKey,
+    Grant,
     Message,
     Renewal,
     SagaRow,
@@ -29,8 +31,9 @@ from eventsaga.store.ports import (
     StartResult,
     StoredEvent,
     Stranded,
+    Transaction,
 )
-from eventsaga.store.postgres import claim, define, lease, mail, read
+from eventsaga.store.postgres import claim, define, lease, limits, mail, read, schedule
 from eventsaga.store.postgres import start as starting
 from eventsaga.store.postgres.connect import (
     CONNECTION_ERRORS,
@@ -43,7 +46,11 @@ from eventsaga.store.postgres.connect import (
 )
 from eventsaga.store.postgres.migrate import check_revision
 from eventsaga.store.postgres.sql import qualify
+from eventsaga.store.postgres.transact import Transactions
 from eventsaga.store.postgres.writer import Writer
+from eventsaga.store.slots import Planned
+
+_NONE: Final[Mapping[str, int]] = MappingProxyType({})
 
 _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
@@ -77,6 +84,7 @@ class _Statements:
     """Every statement of the verbs, for the store's schema."""
 
     claim_sagas: str = claim.CLAIM
+    lock_names: str = claim.LOCK_NAMES
     owned_sagas: str = claim.OWNED
     histories: str = claim.HISTORIES
     give_up: str = claim.GIVE_UP
@@ -88,6 +96,17 @@ class _Statements:
     read_mail: str = mail.READ
     discard_mail: str = mail.DISCARD
     sweep_mail: str = mail.SWEEP
+    refuse_mail: str = mail.REFUSE
+    answer: str = mail.ANSWER
+    lock_limit: str = limits.LOCK
+    held_permits: str = limits.HELD
+    hold_permits: str = limits.HOLD
+    pass_limit: str = limits.ADVANCE
+    release_permits: str = limits.RELEASE
+    sweep_permits: str = limits.SWEEP
+    children: str = read.CHILDREN
+    conflicting: str = read.CONFLICTING
+    graph: str = read.GRAPH
     get_saga: str = read.GET
     find_sagas: str = read.FIND
     find_events: str = read.FIND_EVENTS
@@ -97,6 +116,10 @@ class _Statements:
     stranded: str = read.STRANDED
     start: str = starting.START
     read_back_start: str = starting.READ_BACK
+    plan_schedule: str = schedule.PLAN
+    planned: str = schedule.PLANNED
+    lock_slot: str = schedule.LOCK
+    advance_slot: str = schedule.ADVANCE
 
     @classmethod
     def in_schema(cls, schema: str) -> Self:
@@ -120,6 +143,7 @@ class PostgresStore:
         self.settings = settings
         self._sql = _Statements.in_schema(settings.schema)
         self._writer = Writer(self.url, settings)
+        self._transactions = Transactions(database, self.url, settings)
         self._pool: Pool | None = None
         # Heartbeats never wait behind other queries.
         self._heart: Pool | None = None
@@ -138,6 +162,7 @@ class PostgresStore:
 
     async def __aexit__(self, *_error: object) -> None:
         await self._writer.close(self.settings.drain_timeout.total_seconds())
+        await self._transactions.close()
         self._terminate()
 
     def _terminate(self) -> None:
@@ -212,12 +237,25 @@ class PostgresStore:
             await define.record(connection, self._sql.record_definitions, graphs)
 
     async def claim(
-        self, worker_id: UUID, definitions: Sequence[DefinitionKey], limit: int
+        self,
+        worker_id: UUID,
+        definitions: Sequence[DefinitionKey],
+        limit: int,
+        *,
+        priorities: Mapping[str, int] = _NONE,
+        max_running: Mapping[str, int] = _NONE,
     ) -> list[Claimed]:
         """Take over at most *limit* sagas that are due, have mail, or lost their worker."""
         async with self.connection() as connection:
             rows = await claim.claim(
-                connection, self._sql.claim_sagas, worker_id, definitions, limit
+                connection,
+                self._sql.claim_sagas,
+                self._sql.lock_names,
+                worker_id,
+                definitions,
+                limit,
+                priorities,
+                max_running,
             )
             return await claim.load(connection, self._sql.histories, rows)
 
@@ -230,7 +268,7 @@ class PostgresStore:
 
     @_asked_again
     async def give_up(self, worker_id: UUID, sagas: Sequence[tuple[UUID, datetime | None]]) -> None:
-        """Leave sagas of the worker to anybody, each from an instant on; None for now."""
+        """Leave sagas of the worker to anybody, each from an instant on; None for never."""
         async with self.connection() as connection:
             await claim.give_up(connection, self._sql.give_up, worker_id, sagas)
 
@@ -246,21 +284,109 @@ class PostgresStore:
         async with self.connection() as connection:
             await mail.discard(connection, self._sql.discard_mail, message_ids)
 
+    async def begin(self) -> Transaction:
+        """Open a transaction for a transactional step, as soon as a connection is free.
+
+        Raises:
+            DatabaseUnavailableError: If the database cannot be reached.
+        """
+        return await self._transactions.begin()
+
     # -- what clients and tools need -------------------------------------------------------
 
     @_asked_again
-    async def post(
-        self, saga_id: UUID, message_id: UUID, kind: str, data: Mapping[str, Any], actor: str
-    ) -> None:
-        """Leave a request for the owner of *saga_id*."""
+    async def refuse_mail(self, refusals: Sequence[tuple[UUID, UUID, str]]) -> None:
+        """Answer requests that a saga does not take."""
         async with self.connection() as connection:
-            await mail.post(connection, self._sql.post, saga_id, message_id, kind, data, actor)
+            await mail.refuse(connection, self._sql.refuse_mail, refusals)
+
+    async def acquire(
+        self,
+        worker_id: UUID,
+        key: str,
+        wanted: int,
+        *,
+        concurrency: int | None,
+        interval: timedelta | None,
+        burst: int,
+    ) -> Grant:
+        """Return how many of *wanted* attempts may begin, over all workers.
+
+        Not asked again when the answer is lost: permits would be held twice.
+        """
+        sql = self._sql
+        statements = (sql.lock_limit, sql.held_permits, sql.hold_permits, sql.pass_limit)
+        async with self.connection() as connection:
+            return await limits.acquire(
+                connection,
+                statements,
+                worker_id,
+                key,
+                wanted,
+                concurrency=concurrency,
+                interval=interval,
+                burst=burst,
+            )
+
+    async def release_permits(self, worker_id: UUID, key: str, permits: int) -> None:
+        """Give back permits; more than are held, all of them."""
+        async with self.connection() as connection:
+            await connection.execute(self._sql.release_permits, key, worker_id, permits)
+
+    @_asked_again
+    async def conflicting(
+        self, definitions: Sequence[DefinitionKey]
+    ) -> list[tuple[DefinitionKey, int]]:
+        """Return shapes of unfinished sagas that have the name and version of another here."""
+        async with self.connection() as connection:
+            return await read.conflicting(connection, self._sql.conflicting, definitions)
+
+    @_asked_again
+    async def graph(self, definition: DefinitionKey) -> Mapping[str, Any] | None:
+        """Return the shape that was recorded for a definition; None if there is none."""
+        async with self.connection() as connection:
+            return await read.graph(connection, self._sql.graph, definition)
+
+    @_asked_again
+    async def post(self, message: Message) -> bool:
+        """Leave a request in a saga's inbox; return whether there is such a saga."""
+        async with self.connection() as connection:
+            return await mail.post(connection, self._sql.post, message)
+
+    async def post_within(self, connection: object, message: Message) -> bool:
+        """Leave a request inside the transaction that is open on *connection*.
+
+        Args:
+            connection: An `AsyncSession`, an `AsyncConnection`, or one of asyncpg.
+            message: The request.
+
+        Raises:
+            TypeError: If *connection* is none of these.
+        """
+        (row,) = await starting.fetch_within(
+            connection, self._sql.post, mail.post_arguments(message)
+        )
+        return bool(row["sagas"])
+
+    @_asked_again
+    async def answer(self, saga_id: UUID, message_id: UUID) -> Answer:
+        """Return what became of a request."""
+        async with self.connection() as connection:
+            return await mail.answer(connection, self._sql.answer, saga_id, message_id)
+
+    @_asked_again
+    async def children(self, saga_id: UUID) -> list[SagaRow]:
+        """Return the sagas that *saga_id* has started as its steps, oldest first."""
+        async with self.connection() as connection:
+            rows = await connection.fetch(self._sql.children, saga_id)
+        return [read.saga_row(row) for row in rows]
 
     @_asked_again
     async def sweep_mail(self) -> None:
-        """Delete requests to sagas that are settled."""
+        """Delete refusals that nobody has asked for, and permits of workers that are gone."""
         async with self.connection() as connection:
             await connection.execute(self._sql.sweep_mail)
+            await connection.execute(self._sql.sweep_permits)
 
     @_asked_again
     async def get(self, saga_id: UUID) -> SagaRow | None:
@@ -317,6 +443,38 @@ class PostgresStore:
         async with self.connection() as connection:
             now: datetime = await connection.fetchval("SELECT clock_timestamp()")
         return now
+
+    # -- schedules: see `SlotStore` --------------------------------------------------------
+
+    @_asked_again
+    async def plan_schedule(
+        self, name: str, saga_name: str, cron: str, timezone: str, slot: datetime
+    ) -> None:
+        """Record a schedule; one that is recorded with the same expression keeps its slot."""
+        async with self.connection() as connection:
+            await schedule.plan(
+                connection, self._sql.plan_schedule, (name, saga_name, cron, timezone), slot
+            )
+
+    @_asked_again
+    async def planned(self, names: Sequence[str]) -> list[Planned]:
+        """Return the next slot of each schedule of *names*."""
+        async with self.connection() as connection:
+            return await schedule.planned(connection, self._sql.planned, names)
+
+    async def start_slot(
+        self, planned: Planned, start: Start, following: datetime
+    ) -> StartResult | None:
+        """Start what is due at a slot and go on to the *following* one, in one transaction."""
+        sql = self._sql
+        statements = (sql.lock_slot, sql.advance_slot, sql.start, sql.read_back_start)
+        async with self.connection() as connection:
+            return await schedule.start_slot(connection, statements, planned, start, following)
+
+    async def skip_slots(self, planned: Planned, following: datetime) -> bool:
+        """Go on to the *following* slot without a start; False if another worker did."""
+        async with self.connection() as connection:
+            return await schedule.skip(connection, self._sql.advance_slot, planned, following)
 
     async def start_within(self, connection: object, start: Start) -> StartResult:
         """Create a saga inside the transaction that is open on *connection*.

@@ -89,9 +89,18 @@ sagas: Final = Table(
     Column("owner", Uuid, nullable=True, comment="worker that may append"),
     Column("wake_at", _INSTANT, nullable=True, comment="when an unowned saga is due"),
     Column("claims", Integer, nullable=False, server_default=text("0")),
+    Column("parent_id", Uuid, nullable=True, comment="the saga of which this is a step"),
+    Column("parent_step", Text, nullable=True),
     PrimaryKeyConstraint("saga_id", name="sagas_pkey"),
     # No index holds a column that changes at every step, so step updates stay HOT.
-    Index("sagas_due", "wake_at", postgresql_where=text("owner IS NULL AND wake_at IS NOT NULL")),
+    # By name first: a claim takes a share of every name, so a flood of one starves no other.
+    Index(
+        "sagas_due",
+        "name",
+        "wake_at",
+        postgresql_where=text("owner IS NULL AND wake_at IS NOT NULL"),
+    ),
+    Index("sagas_children", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
     Index("sagas_owned", "owner", postgresql_where=text("owner IS NOT NULL")),
     comment="projection of events, one row a saga, and who may append",
 )
@@ -142,6 +151,38 @@ inbox: Final = Table(
     Column("data", JSON, nullable=False),
     Column("actor", Text, nullable=False),
     Column("created_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("refused", Text, nullable=True, comment="why the saga did not take it; null while open"),
     PrimaryKeyConstraint("saga_id", "id", name="inbox_pkey"),
     comment="what others ask of a saga; its owner turns it into events",
+)
+
+limits: Final = Table(
+    "limits",
+    metadata,
+    Column("key", Text, nullable=False),
+    Column("free_at", _INSTANT, nullable=False, server_default=text("'-infinity'")),
+    PrimaryKeyConstraint("key", name="limits_pkey"),
+    comment="when a limited step may be tried again",
+)
+
+permits: Final = Table(
+    "permits",
+    metadata,
+    Column("key", Text, nullable=False),
+    Column("worker_id", Uuid, nullable=False),
+    Column("held", Integer, nullable=False),
+    PrimaryKeyConstraint("key", "worker_id", name="permits_pkey"),
+    comment="how many attempts of a limited step a worker runs",
+)
+
+schedules: Final = Table(
+    "schedules",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("saga_name", Text, nullable=False),
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("next_at", _INSTANT, nullable=False),
+    PrimaryKeyConstraint("name", name="schedules_pkey"),
+    comment="which slot of a schedule is started next",
 )

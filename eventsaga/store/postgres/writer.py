@@ -251,7 +251,7 @@ class Writer:
             while True:
                 lane, item = await self._aside.get()
                 try:
-                    await asyncio.sleep(_jittered(0))
+                    await asyncio.sleep(jittered(0))
                     connection = await self._flush(connection, lane, [item], _PATIENCE)
                 finally:
                     self._settle()
@@ -294,7 +294,7 @@ class Writer:
                     connection, read_back = None, read_back or outcome_is_unknown(error)
                     pauses += 1
                     _log.warning("append_delayed", error=repr(error), sagas=len(todo))
-                    await asyncio.sleep(_jittered(pauses))
+                    await asyncio.sleep(jittered(pauses))
                 elif len(todo) > 1:
                     half = len(todo) // 2
                     for part in (todo[:half], todo[half:]):
@@ -317,7 +317,7 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - a wrong password is not the saga's either
                 pauses += 1
                 _log.warning("database_not_reached", error=repr(error))
-                await asyncio.sleep(_jittered(pauses))
+                await asyncio.sleep(jittered(pauses))
 
 
 def _deliver(done: Callable[[_Result], None], result: _Result) -> None:
@@ -328,7 +328,7 @@ def _deliver(done: Callable[[_Result], None], result: _Result) -> None:
         _log.exception("append_outcome_not_handled")
 
 
-def _jittered(pauses: int) -> float:
+def jittered(pauses: int) -> float:
     """Return how long to wait: with full jitter, so that writers do not return all at once."""
     ceiling = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(pauses, 16))
     return random.uniform(0, ceiling)  # noqa: S311 - not for secrets

@@ -13,8 +13,9 @@ from eventsaga.core.events import Operation
 from eventsaga.core.state import Status
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Committed, Fenced
-from eventsaga.store.postgres.claim import CLAIM, claim
+from eventsaga.store.postgres.claim import CLAIM, LOCK_NAMES, claim
 from eventsaga.store.postgres.store import PostgresStore
+from eventsaga.store.postgres.verify import verify
 from eventsaga.wire.payload import WARN_BYTES
 from tests.store.barriers import locked, transaction, until_blocked
 from tests.store.builders import (
@@ -24,12 +25,16 @@ from tests.store.builders import (
     end_lease,
     failure_of,
     new_append,
+    new_batch,
+    new_message,
     new_worker,
+    park,
     queue_append,
+    retry,
     start_saga,
     take_over,
 )
-from tests.store.checker import event_types, saga_row
+from tests.store.checker import event_types, flaws, saga_row
 
 APPEND = "SET last_seq"
 
@@ -158,7 +163,7 @@ async def test_a_saga_that_came_back_to_its_worker_is_fenced_by_its_number(
     held = await start_saga(store, first)
     stale = new_append(held)
     second, (taken,) = await take_over(store, sql, first)
-    await advance(store, taken, second, release=True)
+    await advance(store, taken, second, release=True, wake_at=await store.now())
     await store.register_worker(first, timedelta(minutes=1), ORDERS)
     assert await store.claim(first, ORDERS, 10)
 
@@ -173,7 +178,7 @@ async def test_an_append_that_waits_while_the_saga_is_taken_over_writes_nothing(
     held = await start_saga(store, zombie)
     await end_lease(sql, zombie)
     async with transaction(database) as thief:
-        (row,) = await claim(thief, CLAIM, successor, ORDERS, 10)
+        (row,) = await claim(thief, CLAIM, LOCK_NAMES, successor, ORDERS, 10, {}, {})
         assert row["saga_id"] == held.saga_id
         outcome = queue_append(store, new_append(held), zombie)
         await until_blocked(sql, APPEND)
@@ -227,7 +232,7 @@ async def test_answered_requests_leave_the_inbox_in_the_same_commit(
     held = await start_saga(store, owner)
     answered, waiting = uuid4(), uuid4()
     for message_id in (answered, waiting):
-        await store.post(held.saga_id, message_id, "cancel", {"reason": "r"}, "ada")
+        await store.post(new_message(held.saga_id, message_id=message_id))
 
     await advance(store, held, owner, inbox=(answered,))
 
@@ -243,7 +248,7 @@ async def test_a_fenced_append_leaves_the_inbox_alone(
     fenced, fine = await start_saga(store, owner), await start_saga(store, owner)
     requests = {held.saga_id: uuid4() for held in (fenced, fine)}
     for saga_id, message_id in requests.items():
-        await store.post(saga_id, message_id, "cancel", {"reason": "r"}, "ada")
+        await store.post(new_message(saga_id, message_id=message_id))
     await sql.execute(
         "UPDATE eventsaga.sagas SET owner = gen_random_uuid() WHERE saga_id = $1", fenced.saga_id
     )
@@ -276,13 +281,13 @@ TOMORROW = datetime.now(UTC) + timedelta(days=1)
 
 @pytest.mark.parametrize(
     ("options", "wake_at"),
-    [({"release": True, "wake_at": TOMORROW}, TOMORROW), ({"release": True}, "last event")],
-    ids=["for later", "for now"],
+    [({"release": True, "wake_at": TOMORROW}, TOMORROW), ({"release": True}, None)],
+    ids=["for later", "never"],
 )
 async def test_a_released_saga_belongs_to_nobody_and_knows_when_it_is_due(
     store: PostgresStore, sql: asyncpg.Connection, options: dict[str, Any], wake_at: Any
 ) -> None:
-    """Without an instant it is due at once: an unowned saga that is never due is settled."""
+    """Without an instant it is due never, as one is that is settled and owes nothing."""
     owner = await new_worker(store)
     held = await start_saga(store, owner)
 
@@ -290,7 +295,7 @@ async def test_a_released_saga_belongs_to_nobody_and_knows_when_it_is_due(
 
     row = await saga_row(sql, held.saga_id)
     assert row["owner"] is None
-    assert row["wake_at"] == (row["updated_at"] if wake_at == "last event" else wake_at)
+    assert row["wake_at"] == wake_at
 
 
 async def test_a_saga_that_is_kept_has_no_instant_to_wake_at(
@@ -320,6 +325,74 @@ async def test_the_context_is_written_when_the_status_changes(
         "order_id": "o-1",
         "reserve": "done",
     }
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+async def test_the_error_of_a_parked_saga_goes_when_it_goes_on(
+    store: PostgresStore, sql: asyncpg.Connection, *, backward: bool
+) -> None:
+    """What remains is why it goes back, if it does; the fixture compares the whole row."""
+    owner = await new_worker(store)
+    held = await start_saga(store, owner)
+    await advance(store, held, owner)
+    before = None
+    if backward:
+        await advance(store, held, owner, failure_of("charge"))
+        before = (await saga_row(sql, held.saga_id))["error"]
+        assert before is not None
+
+    await advance(store, held, owner, park())
+    parked = await saga_row(sql, held.saga_id)
+    assert (parked["status"], parked["owner"]) == ("PARKED", None)
+    assert parked["error"] is not None
+    request = new_message(held.saga_id)
+    await store.post(request)
+    assert len(await store.claim(owner, ORDERS, 10)) == 1
+    await advance(store, held, owner, retry(), inbox=(request.message_id,))
+
+    assert "SagaRetried" in await event_types(sql, held.saga_id)
+    row = await saga_row(sql, held.saga_id)
+    assert row["status"] == ("COMPENSATING" if backward else "RUNNING")
+    assert row["error"] == before
+    assert await flaws(sql) == []
+    while not held.state.status.is_settled:
+        assert isinstance(await advance(store, held, owner), Committed)
+        assert await flaws(sql) == []
+
+
+BATCHES = {
+    "parked, and on": [park(), retry()],
+    "parked, on, and further": [park(), retry(), None, None],
+    "on, and parked": [None, park()],
+    "parked twice": [park(), retry(), None, park()],
+    "on, and back": [None, failure_of("charge")],
+    "parked, on, and back": [None, park(), retry(), None, failure_of("ship"), None],
+    "back, parked, and on": [None, failure_of("charge"), park(), retry(), None],
+    "back, and parked": [None, failure_of("charge"), park()],
+    "to the end": [None, None, park(), retry(), None],
+    "back to the start": [None, failure_of("charge"), None],
+}
+
+
+@pytest.mark.parametrize("commands", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("whole", [True, False], ids=["at once", "one by one"])
+async def test_the_row_is_the_fold_of_a_batch_with_several_changes_of_status(
+    store: PostgresStore, sql: asyncpg.Connection, *, commands: list[Any], whole: bool
+) -> None:
+    """The context as of the last change, the error as of the end; see `flaws`."""
+    owner = await new_worker(store)
+    held = await start_saga(store, owner)
+    for batch in [commands] if whole else [[command] for command in commands]:
+        append = new_batch(held, *batch, release=False)
+        result = await queue_append(store, append, owner)
+        assert isinstance(result, Committed)
+        held.state, held.last_hash = append.state, result.last_hash
+        assert await flaws(sql) == []
+
+    row = await saga_row(sql, held.saga_id)
+    assert (row["status"], row["last_seq"]) == (held.state.status, held.state.seq)
+    assert row["context"] == held.state.shown_context
+    assert [violation async for violation in verify(store)] == []
 
 
 async def test_a_large_result_is_reported(

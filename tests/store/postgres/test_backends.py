@@ -114,7 +114,7 @@ async def test_a_claim_that_is_ended_has_claimed_nothing(
     held, worker = await start_saga(store), await new_worker(store)
     async with held_up(database, "sagas"):
         task = asyncio.ensure_future(store.claim(worker, ORDERS, 10))
-        await end_blocked(sql, end, "written_to AS")
+        await end_blocked(sql, end, "names AS MATERIALIZED")
         with pytest.raises(DatabaseUnavailableError):
             await task
 

@@ -1,6 +1,7 @@
 """Who takes a saga that nobody runs? One worker that has its definition, when it is due."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -9,24 +10,30 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from eventsaga.core.events import SagaStarted
+from eventsaga.core.graph import SagaDefinition
 from eventsaga.errors import CorruptHistoryError, UnknownEventError
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Claimed, Committed
-from eventsaga.store.postgres.claim import CLAIM, claim
+from eventsaga.store.postgres.claim import CLAIM, LOCK_NAMES, claim
 from eventsaga.store.postgres.store import PostgresStore
-from tests.store.barriers import locked, transaction
+from tests.store.barriers import locked, transaction, until_blocked
 from tests.store.builders import (
+    ORDER,
     ORDERS,
     advance,
     definition_of,
     end_lease,
     hold,
     key_of,
+    new_message,
     new_worker,
+    park,
     start_saga,
     start_sagas,
 )
 from tests.store.checker import saga_row
+from tests.store.vandal import run_to_the_end
 
 _DUE: Final = "UPDATE eventsaga.sagas SET wake_at = clock_timestamp() + $2 WHERE saga_id = $1"
 
@@ -71,7 +78,9 @@ async def test_two_workers_that_claim_at_once_take_different_sagas(
     await start_sagas(store, None, 10)
     one, two = await new_worker(store), await new_worker(store)
     async with transaction(database) as first:
-        taken = {row["saga_id"] for row in await claim(first, CLAIM, one, ORDERS, 4)}
+        taken = {
+            row["saga_id"] for row in await claim(first, CLAIM, LOCK_NAMES, one, ORDERS, 4, {}, {})
+        }
         others = ids(await store.claim(two, ORDERS, 100))
 
     assert (len(taken), len(others)) == (4, 6)
@@ -119,7 +128,7 @@ async def test_a_worker_leaves_sagas_of_other_definitions_alone(
 ) -> None:
     """Due, written to or orphaned: what it cannot run is not its business."""
     theirs = [await start_saga(store, definition=definition) for _ in range(2)]
-    await store.post(theirs[1].saga_id, uuid4(), "cancel", {}, "ada")
+    await store.post(new_message(theirs[1].saga_id))
     dead = await new_worker(store, (key_of(definition),), timedelta(0))
     await start_saga(store, dead, definition=definition)
     mine = await start_saga(store)
@@ -189,7 +198,7 @@ async def test_a_sleeping_saga_that_somebody_wrote_to_is_woken(
     for saga in (held, asleep):
         await due_in(sql, saga.saga_id, 3600)
 
-    await store.post(held.saga_id, uuid4(), "cancel", {"reason": "r"}, "ada")
+    await store.post(new_message(held.saga_id))
 
     assert ids(await store.claim(worker, ORDERS, 10)) == {held.saga_id}
 
@@ -199,27 +208,47 @@ async def test_a_saga_that_is_due_and_written_to_is_taken_once(
 ) -> None:
     held = await start_saga(store)
     for _ in range(3):
-        await store.post(held.saga_id, uuid4(), "cancel", {"reason": "r"}, "ada")
+        await store.post(new_message(held.saga_id))
 
     (claimed,) = await store.claim(await new_worker(store), ORDERS, 10)
 
     assert claimed.claims == 1
 
 
-async def test_a_settled_saga_is_never_claimed(
+async def test_a_settled_saga_is_claimed_only_to_be_asked_something(
     store: PostgresStore, sql: asyncpg.Connection
 ) -> None:
-    """Not even if somebody writes to it."""
+    """Whoever takes it answers, and makes it due never again."""
     owner = await new_worker(store)
-    held = await start_saga(store, owner)
-    while not held.state.status.is_settled:
-        await advance(store, held, owner)
-    await store.post(held.saga_id, uuid4(), "cancel", {"reason": "r"}, "ada")
-
+    held = await run_to_the_end(store, owner)
     assert await store.claim(owner, ORDERS, 10) == []
 
-    await store.sweep_mail()
-    assert await sql.fetchval("SELECT count(*) FROM eventsaga.inbox") == 0
+    message = new_message(held.saga_id)
+    await store.post(message)
+    (claimed,) = await store.claim(owner, ORDERS, 10)
+    assert (claimed.saga_id, len(claimed.history)) == (held.saga_id, held.state.seq)
+    await store.refuse_mail([(held.saga_id, message.message_id, "it has ended")])
+    await store.give_up(owner, [(held.saga_id, None)])
+
+    assert await store.claim(owner, ORDERS, 10) == []
+    row = await saga_row(sql, held.saga_id)
+    assert (row["owner"], row["wake_at"], row["claims"]) == (None, None, 0)
+
+
+async def test_a_parked_saga_that_somebody_wrote_to_is_woken(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """That is how a person reaches it."""
+    owner = await new_worker(store)
+    held = await start_saga(store, owner)
+    assert isinstance(await advance(store, held, owner, park()), Committed)
+    row = await saga_row(sql, held.saga_id)
+    assert (row["status"], row["owner"], row["wake_at"]) == ("PARKED", None, None)
+    assert await store.claim(owner, ORDERS, 10) == []
+
+    await store.post(new_message(held.saga_id))
+
+    assert ids(await store.claim(owner, ORDERS, 10)) == {held.saga_id}
 
 
 async def test_no_more_sagas_are_taken_than_asked_for(
@@ -231,12 +260,265 @@ async def test_no_more_sagas_are_taken_than_asked_for(
     await start_sagas(store, None, 5)
     for held in await start_sagas(store, None, 5):
         await due_in(sql, held.saga_id, 3600)
-        await store.post(held.saga_id, uuid4(), "cancel", {"reason": "r"}, "ada")
+        await store.post(new_message(held.saga_id))
     worker = await new_worker(store)
 
     counts = [len(await store.claim(worker, ORDERS, 4)) for _ in range(5)]
 
     assert counts == [4, 4, 4, 3, 0]
+
+
+# -- whose turn it is -----------------------------------------------------------------------
+
+REFUND: Final = definition_of("pay_back", name="refund")
+NOTICE: Final = definition_of("send", name="notice")
+KINDS: Final = {"order": ORDER, "refund": REFUND, "notice": NOTICE}
+ALL: Final = tuple(key_of(definition) for definition in KINDS.values())
+
+
+async def start_many(
+    store: PostgresStore, count: int, definition: SagaDefinition = ORDER, owner: UUID | None = None
+) -> set[UUID]:
+    started = (start_saga(store, owner, definition=definition) for _ in range(count))
+    return {held.saga_id for held in await asyncio.gather(*started)}
+
+
+def names(claimed: Sequence[Claimed]) -> Counter[str]:
+    first = [saga.history[0].event for saga in claimed]
+    return Counter(event.saga_name for event in first if isinstance(event, SagaStarted))
+
+
+async def test_a_flood_of_one_name_starves_no_other(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """All 500 have been due for longer."""
+    await start_many(store, 500)
+    refunds = await start_many(store, 3, REFUND)
+    await start_many(store, 50, NOTICE)
+    worker = await new_worker(store, ALL)
+
+    first = await store.claim(worker, ALL, 12)
+
+    # One of each in turn, until there are no refunds left.
+    assert names(first) == {"order": 5, "refund": 3, "notice": 4} or names(first) == {
+        "order": 4,
+        "refund": 3,
+        "notice": 5,
+    }
+    assert refunds < ids(first)
+    counted = names(first)
+    for _ in range(4):
+        counted += names(await store.claim(worker, ALL, 20))
+    assert counted["refund"] == 3
+    assert abs(counted["order"] - counted["notice"]) <= 1
+
+
+async def test_nothing_is_left_over_when_there_is_room(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """A share that a name does not need goes to the others."""
+    await start_many(store, 30)
+    await start_many(store, 2, REFUND)
+
+    claimed = await store.claim(await new_worker(store, ALL), ALL, 20)
+
+    assert names(claimed) == {"order": 18, "refund": 2}
+
+
+async def test_within_a_name_the_oldest_is_taken_first(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    old, young = await start_many(store, 2), await start_many(store, 2)
+    for saga_id in old:
+        await due_in(sql, saga_id, -60)
+    await start_many(store, 5, REFUND)
+
+    claimed = await store.claim(await new_worker(store, ALL), ALL, 4)
+
+    assert names(claimed) == {"order": 2, "refund": 2}
+    assert old < ids(claimed)
+    assert not young & ids(claimed)
+
+
+async def test_what_has_priority_is_taken_first(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """Although it came last; a name that is left out has priority 0."""
+    await start_many(store, 20)
+    await start_many(store, 5, NOTICE)
+    await start_many(store, 5, REFUND)
+    worker = await new_worker(store, ALL)
+    priorities = {"refund": 7, "order": -1}
+
+    shares = [names(await store.claim(worker, ALL, 4, priorities=priorities)) for _ in range(4)]
+
+    assert shares == [
+        {"refund": 4},
+        {"refund": 1, "notice": 3},
+        {"notice": 2, "order": 2},
+        {"order": 4},
+    ]
+
+
+async def test_versions_of_a_name_share_its_turn_and_its_bound(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    second = definition_of("reserve", version=2)
+    both = (*ALL, key_of(second))
+    await start_many(store, 6)
+    await start_many(store, 6, second)
+    await start_many(store, 6, REFUND)
+    worker = await new_worker(store, both)
+
+    assert names(await store.claim(worker, both, 6)) == {"order": 3, "refund": 3}
+    claimed = await store.claim(worker, both, 20, max_running={"order": 5})
+    assert names(claimed) == {"order": 2, "refund": 3}
+
+
+# -- no more than a number at the same time ---------------------------------------------------
+
+MOST: Final = {"order": 3}
+LOCKING: Final = "INSERT INTO eventsaga.limits"
+
+
+async def test_no_more_of_a_name_are_taken_than_may_run_at_the_same_time(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """Over all workers; what is given up or ends makes room."""
+    await start_many(store, 10)
+    await start_many(store, 4, REFUND)
+    one, two = await new_worker(store, ALL), await new_worker(store, ALL)
+
+    first = await store.claim(one, ALL, 2, max_running=MOST)
+    first += await store.claim(one, ALL, 10, max_running=MOST)
+    assert names(first) == {"order": 3, "refund": 4}
+    assert await store.claim(two, ALL, 10, max_running=MOST) == []
+    assert await store.claim(two, ALL, 10, max_running={"order": 1}) == []
+
+    given_up, *_ = (saga for saga in first if names([saga]) == {"order": 1})
+    await store.give_up(one, [(given_up.saga_id, await store.now() + timedelta(hours=1))])
+    assert names(await store.claim(two, ALL, 10, max_running=MOST)) == {"order": 1}
+    assert names(await store.claim(two, ALL, 10, max_running={"refund": 4})) == {"order": 6}
+
+
+async def test_none_may_run(store: PostgresStore, sql: asyncpg.Connection) -> None:
+    await start_many(store, 2)
+    worker = await new_worker(store)
+    assert await store.claim(worker, ORDERS, 10, max_running={"order": 0}) == []
+
+
+@pytest.mark.parametrize("locks", [True, False], ids=["as it is", "mutant"])
+async def test_two_claims_at_once_do_not_take_more_than_may_run(
+    database: str, store: PostgresStore, sql: asyncpg.Connection, *, locks: bool
+) -> None:
+    """The first one has counted and taken, but not committed, when the second one begins.
+
+    The mutant does not wait for it, finds the room that it saw, and takes too many.
+    """
+    await start_many(store, 10)
+    one, two = await new_worker(store), await new_worker(store)
+    lock_names = LOCK_NAMES if locks else "SELECT count(*) FROM unnest($1::text[])"
+    second = await asyncpg.connect(database)
+    async with transaction(database) as first:
+        taken = await claim(first, CLAIM, lock_names, one, ORDERS, 2, {}, MOST)
+        assert len(taken) == 2
+        other = asyncio.create_task(claim(second, CLAIM, lock_names, two, ORDERS, 9, {}, MOST))
+        if locks:
+            await until_blocked(sql, LOCKING)
+            assert not other.done()
+        else:
+            await other
+    await other
+    await second.close()
+
+    running = await sql.fetchval("SELECT count(*) FROM eventsaga.sagas WHERE owner IS NOT NULL")
+    assert running == (3 if locks else 5)
+
+
+async def test_many_claims_at_once_do_not_take_more_than_may_run(
+    database: str, store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    await start_many(store, 40)
+    async with PostgresStore(database, Settings(pool_size=6)) as wide:
+        workers = [await new_worker(wide) for _ in range(6)]
+        for most in (5, 11):
+            claims = (
+                wide.claim(worker, ORDERS, 4, max_running={"order": most}) for worker in workers * 2
+            )
+            await asyncio.gather(*claims)
+            running = "SELECT count(*) FROM eventsaga.sagas WHERE owner IS NOT NULL"
+            assert await sql.fetchval(running) == most
+
+
+async def test_what_has_mail_or_lost_its_worker_is_taken_beyond_the_bound(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """Nobody is kept waiting, and what was begun goes on; sagas of the dead do not count."""
+    dead = await new_worker(store)
+    orphans = await start_many(store, 2, ORDER, dead)
+    due = await start_many(store, 2)
+    (asked,) = await start_many(store, 1)
+    await due_in(sql, asked, 3600)
+    await store.post(new_message(asked))
+    worker = await new_worker(store)
+    await start_many(store, 3, ORDER, worker)
+    await end_lease(sql, dead)
+
+    claimed = ids(await store.claim(worker, ORDERS, 10, max_running=MOST))
+    assert claimed == orphans | {asked}
+    assert not await store.claim(worker, ORDERS, 10, max_running=MOST)
+
+    await end_lease(sql, worker)
+    successor = await new_worker(store)
+    assert due < ids(await store.claim(successor, ORDERS, 20, max_running=MOST))
+
+
+# -- which shapes there are -----------------------------------------------------------------
+
+
+async def test_unfinished_sagas_of_another_shape_are_told(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """Parked ones too; those that have ended bother nobody, nor do other versions and names."""
+    other = definition_of("reserve", "charge")
+    owner = await new_worker(store)
+    await start_many(store, 2, other)
+    parked = await start_saga(store, owner, definition=other)
+    await advance(store, parked, owner, park())
+    ended = await start_saga(store, owner, definition=other)
+    while not ended.state.status.is_settled:
+        await advance(store, ended, owner)
+    await start_many(store, 1, definition_of("reserve", version=2))
+    await start_many(store, 1, REFUND)
+    await start_many(store, 1)
+
+    assert await store.conflicting(ORDERS) == [(key_of(other), 3)]
+    assert await store.conflicting((*ORDERS, key_of(REFUND))) == [(key_of(other), 3)]
+    assert await store.conflicting((key_of(other),)) == [(ORDERS[0], 1)]
+    assert await store.conflicting((*ORDERS, key_of(other))) == []
+    assert await store.conflicting(()) == []
+
+
+async def test_the_shape_of_one_name_says_nothing_about_another(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """Two sagas may have the same steps, and the same fingerprint."""
+    await start_many(store, 1)
+    name, version, fingerprint = ORDERS[0]
+
+    found = await store.conflicting([(name, version, "beef"), ("refund", 1, fingerprint)])
+
+    assert found == [(ORDERS[0], 1)]
+
+
+async def test_a_recorded_shape_is_found_again(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    await store.register_definitions({key_of(ORDER): ORDER.shape()})
+
+    assert await store.graph(key_of(ORDER)) == ORDER.shape()
+    assert await store.graph(key_of(REFUND)) is None
+    assert await store.graph((ORDER.name, ORDER.version, "beef")) is None
 
 
 # -- claims without progress --------------------------------------------------------------
@@ -255,7 +537,7 @@ async def test_every_claim_counts_until_the_saga_makes_progress(
 
     worker = await new_worker(store)
     (claimed,) = await store.claim(worker, ORDERS, 10)
-    await advance(store, hold(claimed), worker, release=True)
+    await advance(store, hold(claimed), worker, release=True, wake_at=await store.now())
     (claimed,) = await store.claim(worker, ORDERS, 10)
     assert claimed.claims == 1
 
@@ -274,7 +556,7 @@ async def test_a_claim_that_ends_in_good_order_does_not_count(
     for _ in range(3):
         (claimed,) = await store.claim(worker, ORDERS, 10)
         assert claimed.claims == 1
-        await store.give_up(worker, [(held.saga_id, None)])
+        await store.give_up(worker, [(held.saga_id, await store.now())])
 
     assert (await saga_row(sql, held.saga_id))["claims"] == 0
 
@@ -289,7 +571,7 @@ async def test_a_saga_that_is_given_up_is_due_at_the_given_instant(
     now, later = await start_sagas(store, owner, 2)
     instant = await store.now() + timedelta(hours=1)
 
-    await store.give_up(owner, [(now.saga_id, None), (later.saga_id, instant)])
+    await store.give_up(owner, [(now.saga_id, await store.now()), (later.saga_id, instant)])
 
     assert (await saga_row(sql, later.saga_id))["wake_at"] == instant
     assert ids(await store.claim(await new_worker(store), ORDERS, 10)) == {now.saga_id}

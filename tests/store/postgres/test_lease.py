@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from eventsaga.store.ports import Claimed
-from eventsaga.store.postgres.claim import CLAIM, claim
+from eventsaga.store.postgres.claim import CLAIM, LOCK_NAMES, claim
 from eventsaga.store.postgres.lease import RENEW, renew
 from eventsaga.store.postgres.store import PostgresStore
 from tests.store.barriers import locked, transaction, until, until_blocked
@@ -150,7 +150,7 @@ async def test_a_renewal_that_arrives_during_a_takeover_is_refused_at_once(
     await start_saga(store, busy)
     await end_lease(sql, busy)
     async with transaction(database) as thief:
-        (row,) = await claim(thief, CLAIM, await new_worker(store), ORDERS, 10)
+        (row,) = await claim(thief, CLAIM, LOCK_NAMES, await new_worker(store), ORDERS, 10, {}, {})
         assert row["previous_owner"] == busy
         renewal = asyncio.create_task(store.renew(busy, LEASE))
     assert not (await renewal).granted

@@ -196,7 +196,9 @@ async def test_a_claim_that_waits_for_locks_is_held_up_by_strangers(
         held, _ = await start_sagas(store, None, 2)
         worker = await new_worker(store)
         async with locked(database, held.saga_id):
-            claim = asyncio.create_task(claiming.claim(connection, mutant, worker, ORDERS, 10))
-            await until_blocked(vandal, "written_to AS")
+            claim = asyncio.create_task(
+                claiming.claim(connection, mutant, claiming.LOCK_NAMES, worker, ORDERS, 10, {}, {})
+            )
+            await until_blocked(vandal, "names AS MATERIALIZED")
             assert not claim.done()
         assert len(await claim) == 2

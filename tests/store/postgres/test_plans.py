@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from eventsaga.pytest_plugin import in_database
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Committed
 from eventsaga.store.postgres import append, claim, lease, mail, read
@@ -17,7 +18,7 @@ from eventsaga.store.postgres import start as starting
 from eventsaga.store.postgres.rows import columns
 from eventsaga.store.postgres.store import PostgresStore
 from eventsaga.wire.chain import GENESIS
-from tests.conftest import execute, in_database
+from tests.conftest import execute
 from tests.store.barriers import until
 from tests.store.builders import (
     ORDER,
@@ -102,13 +103,14 @@ def _append_arguments() -> list[Any]:
         [_ANY],
         *columns(encoded.events, len(encoded.events[0])),
         "1s",
+        *([_ANY], [_ANY], [_ANY], ["cancel"], ["{}"], ["ada"]),
     ]
 
 
 _INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 STATEMENTS: Final[dict[str, tuple[str, list[Any]]]] = {
-    "claim": (claim.CLAIM, [_ANY, *_NAMES, 200]),
+    "claim": (claim.CLAIM, [_ANY, *_NAMES, 200, [0], [None]]),
     "look up what is owned": (claim.OWNED, [_ANY, [_ANY]]),
     "load histories": (claim.HISTORIES, [[UUID(int=n) for n in range(200)]]),
     "give up": (claim.GIVE_UP, [_ANY, [_ANY], [_INSTANT]]),
@@ -119,6 +121,9 @@ STATEMENTS: Final[dict[str, tuple[str, list[Any]]]] = {
     "sweep mail": (mail.SWEEP, []),
     "post": (mail.POST, [_ANY, _ANY, "cancel", "{}", "ada"]),
     "append": (append.APPEND, _append_arguments()),
+    "refuse mail": (mail.REFUSE, [[_ANY], [_ANY], ["no"]]),
+    "answer": (mail.ANSWER, [_ANY, _ANY]),
+    "children": (read.CHILDREN, [_ANY]),
     "read back an append": (append.READ_BACK, [[_ANY], [1], [b""], _ANY]),
     "start": (
         starting.START,
@@ -176,6 +181,66 @@ async def test_a_missing_index_would_be_noticed(planner: asyncpg.Connection) -> 
         found = await scans(planner, *STATEMENTS["claim"])
 
     assert any(scan.startswith("Seq Scan on sagas") for scan in found)
+
+
+# -- a claim with very much to choose from -----------------------------------------------------
+
+_FLOOD: Final = (
+    """
+    INSERT INTO eventsaga.workers (worker_id, host, pid, definitions, lease_until)
+    VALUES ('00000000-0000-0000-0000-000000000005', 'host', 1, '{}', now() + interval '1 day')
+    """,
+    """
+    INSERT INTO eventsaga.sagas
+           (saga_id, name, version, fingerprint, status, current_steps, context, correlation_id,
+            last_seq, last_hash, created_at, updated_at, wake_at)
+    SELECT gen_random_uuid(), kind.name, 1, 'f', 'RUNNING', '{}', '{}', n::text, 1, '', now(),
+           now(), now() + kind.sign * n * interval '1 min'
+      FROM (VALUES ('order', -1, 100000), ('refund', -1, 10), ('nap', 1, 100000))
+           AS kind(name, sign, sagas),
+           generate_series(1, kind.sagas) n
+    """,
+    "VACUUM ANALYZE",
+)
+
+
+@pytest.fixture(scope="module")
+def flooded(server_url: str, template: str) -> Iterator[str]:
+    """URL of a database with 100,000 due sagas of a name, and 100,000 that sleep of another."""
+    name = f"eventsaga_flood_{uuid4().hex[:12]}"
+    url = in_database(server_url, name)
+    asyncio.run(execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    asyncio.run(execute(url, *_FLOOD))
+    yield url
+    asyncio.run(execute(server_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_a_claim_reads_no_more_of_a_flood_than_it_may_take(flooded: str, mode: str) -> None:
+    """By the index, from the oldest on: neither the rest of the flood, nor what sleeps."""
+    kinds = ["order", "refund", "nap"]
+    arguments = [_ANY, kinds, [1, 1, 1], ["f"] * 3, 200, [0, 0, 0], [None, None, 150]]
+    connection = await asyncpg.connect(flooded)
+    await connection.execute(f"SET plan_cache_mode = {mode}")
+    async with _undone(connection):
+        text = await connection.fetchval(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {claim.CLAIM}", *arguments
+        )
+        taken = await connection.fetch(
+            "SELECT name, count(*) FROM eventsaga.sagas WHERE owner IS NOT NULL GROUP BY name"
+        )
+    await connection.close()
+
+    assert dict(map(tuple, taken)) == {"order": 190, "refund": 10}
+    reads = [node for node in nodes(json.loads(text)[0]["Plan"]) if "Relation Name" in node]
+    (due,) = [node for node in reads if node.get("Index Name") == "sagas_due"]
+    assert due["Node Type"] == "Index Scan"
+    assert due["Actual Loops"] == 3
+    for node in reads:
+        if node["Relation Name"] == "sagas":
+            assert node["Node Type"].startswith(("Index", "ModifyTable"))
+            assert node["Actual Rows"] * node["Actual Loops"] <= 3 * 210
+            assert node.get("Rows Removed by Filter", 0) == 0
 
 
 class _undone:  # noqa: N801 - reads as a phrase

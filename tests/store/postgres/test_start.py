@@ -5,7 +5,8 @@ import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -14,16 +15,20 @@ from eventsaga.errors import KeyConflictError
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Refused, Start, Started, StartResult
 from eventsaga.store.postgres.store import PostgresStore
-from tests.store.barriers import until_alone, until_blocked
+from tests.proxy import Loss, Proxy
+from tests.store.barriers import PATIENCE, transaction, until_alone, until_blocked
 from tests.store.builders import (
     ORDERS,
+    advance,
     definition_of,
+    impatient_store,
     new_start,
     new_worker,
     queue_start,
     start_saga,
 )
 from tests.store.checker import event_types, saga_row
+from tests.store.vandal import Vandal
 
 START: Final = "keyed AS"
 ROOT: Final = Path(__file__).parents[3]
@@ -280,3 +285,153 @@ async def test_what_was_started_can_be_claimed(
     assert claimed.saga_id == held.saga_id
     assert [stored.type for stored in claimed.history] == ["SagaStarted"]
     assert claimed.history[-1].hash == held.last_hash
+
+
+# -- children, whose id follows from their parent ------------------------------------------------
+
+PARENT: Final = UUID("01a20000-0000-7000-8000-000000000001")
+
+
+def new_child(**options: Any) -> Start:
+    return new_start(parent=(PARENT, "ship"), **options)
+
+
+async def settled_soon(*outcomes: asyncio.Future[StartResult]) -> list[StartResult]:
+    """Return the outcomes; a start that goes round in circles fails the test."""
+    return await asyncio.wait_for(asyncio.gather(*outcomes), PATIENCE)
+
+
+async def test_a_child_knows_its_parent_and_the_parent_its_children(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    child = new_child()
+    await queue_start(store, child)
+    await start_saga(store)
+
+    row = await store.get(child.state.saga_id)
+    assert row is not None
+    assert (row.parent_id, row.parent_step) == (PARENT, "ship")
+    assert await store.children(PARENT) == [row]
+    assert await store.children(child.state.saga_id) == []
+
+
+@pytest.mark.parametrize("context", [None, {"other": "content"}], ids=["same", "other content"])
+@pytest.mark.parametrize("owned", [False, True], ids=["for anybody", "for its starter"])
+async def test_a_child_that_exists_is_not_started_again(
+    store: PostgresStore, sql: asyncpg.Connection, *, context: dict[str, Any] | None, owned: bool
+) -> None:
+    """Whoever was first has decided what it is and who runs it."""
+    first, second = await new_worker(store), await new_worker(store)
+    one, two = new_child(owned=owned), new_child(context=context, owned=owned)
+    (result,) = await settled_soon(queue_start(store, one, first if owned else None))
+    assert created([result]) == [True]
+    before = await saga_row(sql, one.state.saga_id)
+
+    (result,) = await settled_soon(queue_start(store, two, second if owned else None))
+
+    assert result == Started(one.state.saga_id, created=False)
+    assert await saga_row(sql, one.state.saga_id) == before
+    assert await event_types(sql, one.state.saga_id) == [
+        "SagaStarted",
+        *(["StepStarted"] if owned else []),
+    ]
+
+
+async def test_a_child_that_has_moved_on_is_not_started_again(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    owner = await new_worker(store)
+    held = await start_saga(store, owner, parent=(PARENT, "ship"))
+    while not held.state.status.is_settled:
+        await advance(store, held, owner)
+
+    assert await settled_soon(queue_start(store, new_child(), None)) == [
+        Started(held.saga_id, created=False)
+    ]
+
+
+async def test_of_two_that_start_a_child_at_once_the_second_waits_and_finds_it(
+    database: str, store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """The row of the first is not committed when the second one inserts its own."""
+    first, second = new_child(), new_child(context={"other": "content"})
+    async with transaction(database) as stranger:
+        assert created([await store.start_within(stranger, first)]) == [True]
+        outcome = queue_start(store, second)
+        await until_blocked(sql, START)
+
+    assert await settled_soon(outcome) == [Started(first.state.saga_id, created=False)]
+
+
+async def test_a_child_whose_first_starter_gives_up_is_started_by_the_second(
+    database: str, store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    stranger = await asyncpg.connect(database)
+    undone = stranger.transaction()
+    await undone.start()
+    await store.start_within(stranger, new_child())
+    outcome = queue_start(store, new_child())
+    await until_blocked(sql, START)
+    await undone.rollback()
+    await stranger.close()
+
+    assert created(await settled_soon(outcome)) == [True]
+
+
+async def test_the_same_child_twice_in_one_batch_is_one_saga(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    async with PostgresStore(database, Settings(append_writers=1)) as store:
+        starts = [new_child(context={"n": n}) for n in range(5)]
+        starts += [new_start() for _ in range(3)]
+        results = await settled_soon(*(queue_start(store, start) for start in starts))
+
+    assert Counter(created(results[:5])) == {True: 1, False: 4}
+    assert created(results[5:]) == [True] * 3
+    assert await sql.fetchval("SELECT count(*) FROM eventsaga.sagas") == 4
+
+
+async def test_many_that_start_the_same_children_make_each_once(
+    database: str, store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    parents = [uuid4() for _ in range(20)]
+    async with PostgresStore(database, Settings()) as other:
+        results = await settled_soon(
+            *(
+                queue_start(each, new_start(parent=(parent, "ship"), context={"n": n}))
+                for n in range(3)
+                for each in (store, other)
+                for parent in parents
+            )
+        )
+
+    assert Counter(created(results)) == {True: 20, False: 100}
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["queued", "within a transaction"])
+async def test_a_child_whose_row_has_lost_its_events_is_not_started_for_ever(
+    database: str, store: PostgresStore, vandal: Vandal, *, within: bool
+) -> None:
+    """The row takes the id, and no event says what it stands for: `verify` finds that."""
+    child = new_child()
+    await queue_start(store, child)
+    await vandal.edit("DELETE FROM eventsaga.events")
+
+    if within:
+        async with transaction(database) as caller:
+            result = await store.start_within(caller, new_child())
+    else:
+        (result,) = await settled_soon(queue_start(store, new_child()))
+
+    assert result == Started(child.state.saga_id, created=False)
+
+
+async def test_a_child_whose_starter_lost_the_answer_was_created_by_it(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    """Its own events tell it from another's, which has the same id."""
+    async with Proxy(database) as proxy, impatient_store(proxy.url) as store:
+        proxy.arm(Loss.ANSWER, START)
+        assert created(await settled_soon(queue_start(store, new_child()))) == [True]
+        proxy.arm(Loss.ANSWER, START)
+        assert created(await settled_soon(queue_start(store, new_child()))) == [False]

@@ -5,12 +5,22 @@ They are tried one by one against every loss and every way in which a backend ca
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from eventsaga.store.ports import Reply
 from eventsaga.store.postgres.store import PostgresStore
-from tests.store.builders import LEASE, ORDER, ORDERS, Held, key_of, new_worker, start_saga
+from tests.store.builders import (
+    LEASE,
+    ORDER,
+    ORDERS,
+    Held,
+    key_of,
+    new_message,
+    new_worker,
+    start_saga,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +32,7 @@ class World:
     request: UUID
     newcomer: UUID
     posted: UUID
+    at: datetime
 
 
 async def new_world(store: PostgresStore) -> World:
@@ -33,8 +44,9 @@ async def new_world(store: PostgresStore) -> World:
         request=uuid4(),
         newcomer=uuid4(),
         posted=uuid4(),
+        at=await store.now(),
     )
-    await store.post(world.held.saga_id, world.request, "cancel", {"reason": "r"}, "ada")
+    await store.post(new_message(world.held.saga_id, message_id=world.request))
     return world
 
 
@@ -108,9 +120,9 @@ VERBS: Final = (
     ),
     Verb(
         name="give_up",
-        text="coalesce(g.wake_at",
+        text="AS g(saga_id, wake_at)",
         table="sagas",
-        call=lambda store, world: store.give_up(world.worker, [(world.held.saga_id, None)]),
+        call=lambda store, world: store.give_up(world.worker, [(world.held.saga_id, world.at)]),
         answers=lambda nothing: nothing is None,
         after="SELECT owner IS NULL AND wake_at <= clock_timestamp() FROM eventsaga.sagas",
     ),
@@ -134,18 +146,54 @@ VERBS: Final = (
         text="INSERT INTO eventsaga.inbox",
         table="inbox",
         call=lambda store, world: store.post(
-            world.held.saga_id, world.posted, "cancel", {"reason": "again"}, "ada"
+            new_message(world.held.saga_id, message_id=world.posted)
         ),
-        answers=lambda nothing: nothing is None,
+        answers=lambda is_left: is_left is True,
         after="SELECT count(*) = 2 FROM eventsaga.inbox",
     ),
     Verb(
         name="sweep_mail",
-        text="USING eventsaga.sagas s",
+        text="refused IS NOT NULL AND created_at <",
         table="inbox",
         call=lambda store, _: store.sweep_mail(),
         answers=lambda nothing: nothing is None,
         after="SELECT count(*) = 1 FROM eventsaga.inbox",
+    ),
+    Verb(
+        name="refuse_mail",
+        text="AS r(saga_id, id, reason)",
+        table="inbox",
+        call=lambda store, world: store.refuse_mail([(world.held.saga_id, world.request, "no")]),
+        answers=lambda nothing: nothing is None,
+        after="SELECT refused = 'no' FROM eventsaga.inbox",
+    ),
+    Verb(
+        name="answer",
+        text="AS is_open",
+        table="inbox",
+        call=lambda store, world: store.answer(world.held.saga_id, world.request),
+        answers=lambda answer: answer.reply is Reply.OPEN,
+    ),
+    Verb(
+        name="children",
+        text="WHERE parent_id = $1::uuid",
+        table="sagas",
+        call=lambda store, world: store.children(world.held.saga_id),
+        answers=lambda rows: rows == [],
+    ),
+    Verb(
+        name="conflicting",
+        text="AS d(name, version, fingerprint))",
+        table="sagas",
+        call=lambda store, _: store.conflicting([("order", 1, "beef")]),
+        answers=lambda found: found == [(ORDERS[0], 1)],
+    ),
+    Verb(
+        name="graph",
+        text="SELECT graph FROM",
+        table="definitions",
+        call=lambda store, _: store.graph(ORDERS[0]),
+        answers=lambda graph: graph is None,
     ),
     Verb(
         name="get",
@@ -170,7 +218,7 @@ VERBS: Final = (
     ),
     Verb(
         name="settled",
-        text="owner IS NULL AND wake_at IS NULL",
+        text="status IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'PARKED')",
         table="sagas",
         call=lambda store, world: store.settled([world.held.saga_id]),
         answers=lambda settled: settled == set(),

@@ -1,0 +1,82 @@
+"""Waits, children, limits and schedules: what the language of sagas needs of the tables.
+
+Workers of the revision before may go on meanwhile: every column that is new has a default.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from alembic import context, op
+
+from eventsaga.store.postgres.sql import qualify
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+_UPGRADE = (
+    "ALTER TABLE eventsaga.inbox ADD COLUMN refused text",
+    "COMMENT ON COLUMN eventsaga.inbox.refused IS 'why the saga did not take it; null while open'",
+    "ALTER TABLE eventsaga.sagas ADD COLUMN parent_id uuid, ADD COLUMN parent_step text",
+    "COMMENT ON COLUMN eventsaga.sagas.parent_id IS 'the saga of which this is a step'",
+    "CREATE INDEX sagas_children ON eventsaga.sagas (parent_id) WHERE parent_id IS NOT NULL",
+    # By name first: a claim takes a share of every name, so a flood of one starves no other.
+    "DROP INDEX eventsaga.sagas_due",
+    (
+        "CREATE INDEX sagas_due ON eventsaga.sagas (name, wake_at)"
+        " WHERE owner IS NULL AND wake_at IS NOT NULL"
+    ),
+    """
+    CREATE TABLE eventsaga.limits (
+        key     text        NOT NULL CONSTRAINT limits_pkey PRIMARY KEY,
+        free_at timestamptz NOT NULL DEFAULT '-infinity'
+    ) WITH (fillfactor = 60)
+    """,
+    "COMMENT ON TABLE eventsaga.limits IS 'when a limited step may be tried again'",
+    """
+    CREATE TABLE eventsaga.permits (
+        key       text    NOT NULL,
+        worker_id uuid    NOT NULL,
+        held      integer NOT NULL,
+        CONSTRAINT permits_pkey PRIMARY KEY (key, worker_id)
+    ) WITH (fillfactor = 60)
+    """,
+    "COMMENT ON TABLE eventsaga.permits IS 'how many attempts of a limited step a worker runs'",
+    """
+    CREATE TABLE eventsaga.schedules (
+        name      text        NOT NULL CONSTRAINT schedules_pkey PRIMARY KEY,
+        saga_name text        NOT NULL,
+        cron      text        NOT NULL,
+        timezone  text        NOT NULL,
+        next_at   timestamptz NOT NULL
+    )
+    """,
+    "COMMENT ON TABLE eventsaga.schedules IS 'which slot of a schedule is started next'",
+)
+
+_DOWNGRADE = (
+    "DROP TABLE eventsaga.schedules, eventsaga.permits, eventsaga.limits",
+    "DROP INDEX eventsaga.sagas_due",
+    (
+        "CREATE INDEX sagas_due ON eventsaga.sagas (wake_at)"
+        " WHERE owner IS NULL AND wake_at IS NOT NULL"
+    ),
+    "DROP INDEX eventsaga.sagas_children",
+    "ALTER TABLE eventsaga.sagas DROP COLUMN parent_id, DROP COLUMN parent_step",
+    "ALTER TABLE eventsaga.inbox DROP COLUMN refused",
+)
+
+
+def upgrade() -> None:
+    _execute(_UPGRADE)
+
+
+def downgrade() -> None:
+    _execute(_DOWNGRADE)
+
+
+def _execute(statements: tuple[str, ...]) -> None:
+    schema = context.get_context().opts["schema"]
+    for statement in statements:
+        op.execute(qualify(statement, schema))
