@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from eventsaga.client import Orchestrator, SagaHandle, SagaState
+    from eventsaga.client import Explanation, Orchestrator, SagaHandle, SagaState
     from eventsaga.core.state import Status
     from eventsaga.errors import (
         CorruptHistoryError,
         DatabaseUnavailableError,
+        DefinitionChangedError,
         DefinitionError,
         EventSagaError,
         IllegalCommandError,
@@ -20,20 +21,36 @@ if TYPE_CHECKING:
         SchemaOutdatedError,
         SettingsError,
         TemporaryError,
+        TransactionMisusedError,
         UnknownEventError,
         UnknownSagaError,
     )
     from eventsaga.runtime.context import StepContext
-    from eventsaga.saga import Parallel, Retry, Saga, Step
+    from eventsaga.saga import (
+        ChildSaga,
+        ForEach,
+        Parallel,
+        Rate,
+        Retry,
+        Saga,
+        Sleep,
+        Step,
+        WaitForSignal,
+    )
+    from eventsaga.schedule import Schedule
     from eventsaga.settings import Settings
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChildSaga",
     "CorruptHistoryError",
     "DatabaseUnavailableError",
+    "DefinitionChangedError",
     "DefinitionError",
     "EventSagaError",
+    "Explanation",
+    "ForEach",
     "IllegalCommandError",
     "InDoubtError",
     "KeyConflictError",
@@ -41,30 +58,42 @@ __all__ = [
     "Parallel",
     "PayloadError",
     "PermanentError",
+    "Rate",
     "Retry",
     "Saga",
     "SagaHandle",
     "SagaNotFoundError",
     "SagaState",
+    "Schedule",
     "SchemaOutdatedError",
     "Settings",
     "SettingsError",
+    "Sleep",
     "Status",
     "Step",
     "StepContext",
     "TemporaryError",
+    "TransactionMisusedError",
     "UnknownEventError",
     "UnknownSagaError",
+    "WaitForSignal",
 ]
 
 _ROOM_OF: Final = {
+    "WaitForSignal": "saga",
+    "Sleep": "saga",
+    "Rate": "saga",
+    "ForEach": "saga",
+    "ChildSaga": "saga",
     "Orchestrator": "client",
     "Parallel": "saga",
     "Retry": "saga",
     "Saga": "saga",
     "SagaHandle": "client",
     "SagaState": "client",
+    "Schedule": "schedule",
     "Settings": "settings",
+    "Explanation": "client",
     "Status": "core.state",
     "Step": "saga",
     "StepContext": "runtime.context",

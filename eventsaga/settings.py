@@ -33,7 +33,8 @@ class Settings:
             other is in flight.
         statement_timeout: An append or a query that takes longer is given up, and its
             outcome is read back.
-        pool_size: Connections for everything but appends.
+        pool_size: Connections for everything but appends and transactional steps.
+        transactions: Transactional steps that run at once; each holds a connection.
         thread_pool: Threads for steps that are plain functions.
         pooler: Whether a transaction pooler (PgBouncer) stands before the database: no
             prepared statements are kept.
@@ -55,6 +56,7 @@ class Settings:
     append_writers: int = 2
     statement_timeout: timedelta = timedelta(seconds=15)
     pool_size: int = 4
+    transactions: int = 10
     thread_pool: int = 32
     pooler: bool = False
 

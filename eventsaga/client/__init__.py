@@ -1,7 +1,8 @@
 """How do I use it? Start sagas, wait for them, look at them, and run a worker beside."""
 
+from eventsaga.client.explain import Explanation
 from eventsaga.client.handle import SagaHandle
 from eventsaga.client.orchestrator import Orchestrator
 from eventsaga.client.view import SagaError, SagaState
 
-__all__ = ["Orchestrator", "SagaError", "SagaHandle", "SagaState"]
+__all__ = ["Explanation", "Orchestrator", "SagaError", "SagaHandle", "SagaState"]

@@ -1,7 +1,10 @@
 """What does a start return? The saga's id, and what can be asked of it."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+from pydantic import BaseModel
 
 from eventsaga.client.view import SagaState
 from eventsaga.store.ports import StoredEvent
@@ -45,6 +48,17 @@ class SagaHandle:
         """Return all events of the saga in order."""
         return await self._orchestrator.history(self.id)
 
-    async def cancel(self, reason: str, *, actor: str = "client") -> None:
+    async def signal(
+        self,
+        name: str,
+        payload: BaseModel | Mapping[str, Any] | None = None,
+        *,
+        id: UUID | str | None = None,  # noqa: A002 - the word of the field
+        actor: str = "client",
+    ) -> None:
+        """Tell the saga what it waits for; see `Orchestrator.signal`."""
+        await self._orchestrator.signal(self.id, name, payload, id=id, actor=actor)
+
+    async def cancel(self, reason: str, *, actor: str = "client") -> bool:
         """Ask the saga to go back; see `Orchestrator.cancel`."""
-        await self._orchestrator.cancel(self.id, reason, actor=actor)
+        return await self._orchestrator.cancel(self.id, reason, actor=actor)

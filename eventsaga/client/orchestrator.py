@@ -3,33 +3,51 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, cast
 from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from eventsaga.client.explain import Explanation, explain
 from eventsaga.client.handle import SagaHandle
-from eventsaga.client.prepare import checked_input, prepare, printable
+from eventsaga.client.request import Requests
 from eventsaga.client.view import SagaState, view
-from eventsaga.core.state import State, Status, replay
+from eventsaga.contexts import checked_input
+from eventsaga.core.commands import ReceiveSignal
+from eventsaga.core.decide import decide
+from eventsaga.core.events import Resolution
+from eventsaga.core.evolve import replay
+from eventsaga.core.state import State, Status
+from eventsaga.core.verbs import Legal, Verb
 from eventsaga.errors import (
     DefinitionError,
-    IllegalCommandError,
     SagaNotFoundError,
     UnknownSagaError,
 )
 from eventsaga.identity import new_id
 from eventsaga.runtime.clock import DatabaseClock
+from eventsaga.runtime.mail import checked_payload, signal_id
+from eventsaga.runtime.prepare import prepare
+from eventsaga.runtime.schedule import Scheduler
 from eventsaga.runtime.waiting import Waiting
 from eventsaga.runtime.worker import Worker, definition_key
-from eventsaga.saga import Saga
+from eventsaga.saga import Saga, with_children
+from eventsaga.schedule import Schedule
 from eventsaga.settings import Settings
-from eventsaga.store.ports import Refused, SagaRow, Start, StartResult, StoredEvent
+from eventsaga.store.ports import (
+    DefinitionKey,
+    Refused,
+    SagaRow,
+    Start,
+    StartResult,
+    Store,
+    StoredEvent,
+)
 from eventsaga.store.postgres.store import PostgresStore
 from eventsaga.wire.payload import to_json_object
 
-_MAX_ACTOR: Final = 200
+_ANSWER_SECONDS: Final = 5.0
 _REALIGN_SECONDS: Final = 60.0
 _BREATHE_EVERY: Final = 50
 
@@ -40,35 +58,49 @@ class Orchestrator:
     Use it with ``async with``; on leaving, the worker is drained.
 
     Args:
-        database: URL of the database, or an engine whose URL is taken.
+        database: URL of the database, or an engine whose URL is taken; in tests, a store.
         sagas: What can be started here by name and, with a worker, what it runs. Several
             versions of one saga may be given; the highest is started.
+        schedules: What starts by itself, from any process that has a worker.
         worker: Whether to run sagas in this process.
         settings: Limits and times; None for those of the environment.
+        clock: For tests in virtual time; None for the database's.
 
     Raises:
-        DefinitionError: If two sagas have the same name and version.
+        DefinitionError: If two sagas have the same name and version, two schedules the
+            same name, or a schedule a saga that is not given.
         DatabaseUnavailableError: On entry, if the database cannot be reached.
         SchemaOutdatedError: On entry, if it was not migrated (``eventsaga db upgrade``).
     """
 
     def __init__(
         self,
-        database: str | AsyncEngine,
+        database: str | AsyncEngine | Store,
         sagas: Sequence[Saga[Any]] = (),
         *,
+        schedules: Sequence[Schedule] = (),
         worker: bool = True,
         settings: Settings | None = None,
+        clock: DatabaseClock | None = None,
     ) -> None:
         self.settings = Settings.from_environment() if settings is None else settings
-        self.store = PostgresStore(database, self.settings)
-        self._sagas = {definition_key(saga): saga for saga in sagas}
-        self._newest = _newest(sagas)
+        # A store of another kind passes the same suite of tests.
+        self.store = (
+            PostgresStore(database, self.settings)
+            if isinstance(database, str | AsyncEngine)
+            else cast("PostgresStore", database)
+        )
+        family = with_children(sagas)
+        self._sagas = {definition_key(saga): saga for saga in family}
+        self._newest = _newest(family)
+        self._schedules = _distinct(schedules, self._sagas)
         self._with_worker = worker and bool(sagas)
-        self._clock = DatabaseClock()
+        self._clock = DatabaseClock() if clock is None else clock
         self._aligned_at = float("-inf")
-        self._waiting = Waiting(self.store)
+        self._waiting = Waiting(self.store, self.settings.poll.total_seconds() / 2)
+        self._requests = Requests(self.store, self._sagas)
         self._worker: Worker | None = None
+        self._scheduler: Scheduler | None = None
 
     @property
     def sagas(self) -> tuple[Saga[Any], ...]:
@@ -84,6 +116,10 @@ class Orchestrator:
         await self.store.__aenter__()
         try:
             await self._align()
+            if self._sagas:
+                # Also by those who only start: tools can then judge these sagas without code.
+                shapes = {key: saga.definition.shape() for key, saga in self._sagas.items()}
+                await self.store.register_definitions(shapes)
             if self._with_worker:
                 worker = Worker(
                     self.store, self._sagas, self.settings, self._clock, self._waiting.settled
@@ -91,13 +127,17 @@ class Orchestrator:
                 await worker.open()
                 self._worker = worker
                 self._waiting.runs_here = worker.runs
+                await self._open_scheduler()
         except BaseException:
+            if self._worker is not None:
+                await self._worker.close()
             await self.store.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_error: object) -> None:
         try:
+            await self._close_scheduler()
             if self._worker is not None:
                 await self._worker.close()
         finally:
@@ -135,7 +175,7 @@ class Orchestrator:
         bound = self._registered(saga)
         plain = checked_input(bound, context)
         await self._align()
-        here = connection is None and self._worker is not None and self._worker.has_room
+        here = connection is None and self._worker is not None and self._worker.has_room(bound)
         start = prepare(
             bound,
             plain,
@@ -186,7 +226,7 @@ class Orchestrator:
         waits: list[asyncio.Future[StartResult]] = []
         for number, (plain, key) in enumerate(zip(checked, named, strict=True)):
             await _breathe(number)
-            here = self._worker is not None and self._worker.has_room
+            here = self._worker is not None and self._worker.has_room(bound)
             start = prepare(
                 bound, plain, at=self._clock.now(), key=key, correlation_id=None, begin=here
             )
@@ -292,30 +332,194 @@ class Orchestrator:
 
     # -- commanding ------------------------------------------------------------------------
 
-    async def cancel(self, saga_id: UUID, reason: str, *, actor: str = "client") -> None:
+    async def signal(
+        self,
+        saga_id: UUID,
+        name: str,
+        payload: BaseModel | Mapping[str, Any] | None = None,
+        *,
+        id: UUID | str | None = None,  # noqa: A002 - the word of the field
+        actor: str = "client",
+        connection: object = None,
+    ) -> None:
+        """Tell a saga what it waits for, or will wait for; kept until then.
+
+        On return the signal is durable. One that its saga refuses later, because it ended
+        meanwhile, is lost with a line in the worker's log.
+
+        Args:
+            saga_id: The saga.
+            name: Name of the signal.
+            payload: A mapping or a model; checked against the signal's model, here if the
+                saga is registered here, and again by the worker that takes it.
+            id: The same id is taken once; a text is hashed. None for a new one.
+            actor: Who speaks; recorded.
+            connection: The caller's own, as in `start`: said if his transaction commits.
+
+        Raises:
+            SagaNotFoundError: If there is no such saga.
+            IllegalCommandError: If it has ended, or never waits for such a signal.
+            PayloadError: If the payload does not fit.
+        """
+        plain = to_json_object({} if payload is None else payload, what="payload")
+        state, definition = await self._requests.judged(saga_id)
+        bound = self._sagas.get((state.saga_name, state.version, state.fingerprint))
+        if bound is not None:
+            plain = dict(checked_payload(bound, name, plain))
+        message_id = new_id() if id is None else signal_id(saga_id, name, id)
+        decide(
+            definition,
+            state,
+            ReceiveSignal(
+                at=state.updated_at, signal=name, id=message_id, payload=plain, actor=actor
+            ),
+        )
+        await self._requests.post(
+            saga_id,
+            "signal",
+            {"name": name, "payload": plain},
+            actor,
+            message_id=message_id,
+            connection=connection,
+        )
+        self._poke()
+
+    async def cancel(
+        self,
+        saga_id: UUID,
+        reason: str,
+        *,
+        actor: str = "client",
+        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
+    ) -> bool:
         """Ask a saga to stop and go back; what has happened is compensated.
 
-        On return the request is durable; the saga's owner takes it at its next step.
+        On return the request is durable, and was taken if a worker had time for it.
 
         Args:
             saga_id: The saga.
             reason: Recorded with the request.
             actor: Who asks; recorded too.
+            timeout: Wait so many seconds for the saga to take it; 0 for not at all.
+
+        Returns:
+            Whether it was taken; if not, it is as soon as a worker comes to it.
 
         Raises:
             SagaNotFoundError: If there is no such saga.
-            IllegalCommandError: If it has ended, or is parked.
+            IllegalCommandError: If it has ended, or there is no way back: it has passed
+                its pivot.
             PayloadError: If *reason* or *actor* cannot be stored.
         """
-        row = await self.store.get(saga_id)
-        if row is None:
-            raise SagaNotFoundError(saga_id)
-        if row.status.is_settled:
-            raise IllegalCommandError("cancel", f"the saga is {row.status} already")
-        data = to_json_object({"reason": reason})
-        actor = printable("actor", actor, _MAX_ACTOR)
-        await self.store.post(saga_id, new_id(), "cancel", data, actor)
+        return await self._ask(saga_id, Legal(Verb.CANCEL), {"reason": reason}, actor, timeout)
+
+    async def retry(
+        self,
+        saga_id: UUID,
+        *,
+        reason: str,
+        actor: str,
+        step: str | None = None,
+        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
+    ) -> bool:
+        """Let a parked saga try again what gave up: *step*, or all if it is None.
+
+        See `cancel` for what is returned and raised.
+        """
+        data = {"reason": reason, "step": step}
+        return await self._ask(saga_id, Legal(Verb.RETRY, step), data, actor, timeout)
+
+    async def skip(
+        self,
+        saga_id: UUID,
+        step: str,
+        *,
+        reason: str,
+        actor: str,
+        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
+    ) -> bool:
+        """Let a parked saga go on without a step, or leave it uncompensated.
+
+        A saga with a compensation that was skipped ends as ``FAILED``. See `cancel` for what
+        is returned and raised.
+        """
+        data = {"reason": reason, "step": step}
+        return await self._ask(saga_id, Legal(Verb.SKIP, step), data, actor, timeout)
+
+    async def resolve(
+        self,
+        saga_id: UUID,
+        step: str,
+        resolution: Resolution | Literal["succeeded", "failed", "compensated"],
+        *,
+        reason: str,
+        actor: str,
+        result: BaseModel | Mapping[str, Any] | None = None,
+        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
+    ) -> bool:
+        """Tell a parked saga what became of a step.
+
+        Args:
+            saga_id: The saga.
+            step: A step that gave up.
+            resolution: That it ``succeeded``, did not happen (``failed``), or was undone by
+                hand (``compensated``).
+            reason: How that was found out; recorded.
+            actor: By whom; recorded too.
+            result: What the step would have returned; of a signal, its payload.
+            timeout: See `cancel`, also for what is returned and raised.
+        """
+        plain = None if result is None else to_json_object(result, what="result")
+        data = {"reason": reason, "step": step, "resolution": resolution, "result": plain}
+        legal = Legal(Verb.RESOLVE, step, Resolution(resolution))
+        return await self._ask(saga_id, legal, data, actor, timeout)
+
+    async def abandon(
+        self,
+        saga_id: UUID,
+        *,
+        reason: str,
+        actor: str,
+        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
+    ) -> bool:
+        """End a parked saga as ``FAILED``; what stays uncompensated is listed in its history.
+
+        See `cancel` for what is returned and raised.
+        """
+        return await self._ask(saga_id, Legal(Verb.ABANDON), {"reason": reason}, actor, timeout)
+
+    async def undo(
+        self,
+        saga_id: UUID,
+        *,
+        reason: str,
+        actor: str,
+        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
+    ) -> bool:
+        """Compensate a saga that has completed. See `cancel` for what is returned and raised."""
+        return await self._ask(saga_id, Legal(Verb.UNDO), {"reason": reason}, actor, timeout)
+
+    async def explain(self, saga_id: UUID) -> Explanation:
+        """Return why a saga is where it is, and what may be asked of it.
+
+        Raises:
+            SagaNotFoundError: If there is no such saga.
+        """
+        state, definition = await self._requests.judged(saga_id)
+        return explain(definition, state)
+
+    async def _ask(
+        self,
+        saga_id: UUID,
+        legal: Legal,
+        data: Mapping[str, Any],
+        actor: str,
+        timeout: float,  # noqa: ASYNC109
+    ) -> bool:
+        await self._requests.require(saga_id, legal)
+        message = await self._requests.post(saga_id, legal.verb.value, data, actor)
         self._poke()
+        return await self._requests.answered(message, timeout)
 
     # -- running ---------------------------------------------------------------------------
 
@@ -343,8 +547,24 @@ class Orchestrator:
 
     async def drain(self) -> None:
         """Stop claiming, let running attempts end or hand them over, release all sagas."""
+        await self._close_scheduler()
         if self._worker is not None:
             await self._worker.drain()
+
+    async def _open_scheduler(self) -> None:
+        scheduler = Scheduler(self.store, self._schedules, self._clock, self._poke)
+        await scheduler.open()
+        self._scheduler = scheduler
+
+    async def _close_scheduler(self) -> None:
+        if self._scheduler is not None:
+            await self._scheduler.close()
+
+    async def vanish(self) -> None:
+        """Stop as if the process had died: nothing is finished, recorded or given up."""
+        if self._worker is not None:
+            await self._worker.vanish()
+        await self._waiting.close()
 
     async def _align(self) -> None:
         """Set the clock by the database's, where no heartbeat does so."""
@@ -365,6 +585,21 @@ def _newest(sagas: Sequence[Saga[Any]]) -> dict[str, Saga[Any]]:
         seen.add(identity)
         newest[saga.name] = saga
     return newest
+
+
+def _distinct(
+    schedules: Sequence[Schedule], sagas: Mapping[DefinitionKey, Saga[Any]]
+) -> tuple[Schedule, ...]:
+    names: set[str] = set()
+    for schedule in schedules:
+        if schedule.name in names:
+            raise DefinitionError(f"schedule {schedule.name!r} is registered twice")
+        if definition_key(schedule.saga) not in sagas:
+            raise DefinitionError(
+                f"schedule {schedule.name!r}: {schedule.saga!r} is not registered"
+            )
+        names.add(schedule.name)
+    return tuple(schedules)
 
 
 async def _breathe(number: int) -> None:

@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+from eventsaga.contexts import to_context
 from eventsaga.core.state import Phase, State, Status
 from eventsaga.saga import Saga
 from eventsaga.store.ports import DefinitionKey
 from eventsaga.store.projection import current_steps, error_of
-from eventsaga.wire.payload import dump, to_model
 
 Context = TypeVar("Context")
 
@@ -76,7 +76,7 @@ def view(state: State, sagas: Mapping[DefinitionKey, Saga[Any]]) -> SagaState[An
         saga_name=state.saga_name,
         version=state.version,
         status=state.status,
-        context=dict(context) if saga is None else to_model(saga.context, dump(context)),
+        context=dict(context) if saga is None else to_context(saga, context),
         completed_steps=tuple(state.in_phase(Phase.SUCCEEDED)),
         compensated_steps=tuple(state.in_phase(Phase.COMPENSATED)),
         in_doubt_steps=tuple(name for name, step in state.steps.items() if step.is_in_doubt),

@@ -11,5 +11,7 @@ The modules in import order::
     recover    how does it go on        a replay, then one command
     lease      may this worker act      heartbeat and its margin
     waiting    who waits for an end     told here, or polled for
+    limits     may an attempt begin     permits that all workers share
+    schedule   what is due by calendar  each slot once, over all workers
     worker     all sagas of a process   claim, recover, mail, drain
 """

@@ -37,11 +37,12 @@ class DatabaseClock:
         Args:
             answered: The database's clock when it answered.
             sent: `monotonic` before the question was sent.
-            received: `monotonic` after the answer came. The error is at most half the
-                time between the two.
+            received: `monotonic` after the answer came. The clock is slow by at most the
+                time between the two, and never fast: no timer may fire early.
         """
+        assert sent <= received, "an answer comes after its question"
         self._instant = answered
-        self._at = (sent + received) / 2
+        self._at = received
 
     def now(self) -> datetime:
         """Return the database's time, as well as it is known."""

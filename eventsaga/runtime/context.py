@@ -1,6 +1,6 @@
 """What is a step given? Who it is, which key it has, and a client that sends both."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -8,9 +8,36 @@ from typing import Any, Literal
 from uuid import UUID
 
 import httpx
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from eventsaga.core.state import Phase, StepState
+from eventsaga.errors import DefinitionError
 from eventsaga.observe.log import logger
 from eventsaga.runtime.http import CORRELATION_ID, IDEMPOTENCY_KEY, step_client
+from eventsaga.store.ports import Transaction
+
+
+class Results(Mapping[str, Mapping[str, Any]]):
+    """What the steps of a saga have returned, by name; seen, not copied.
+
+    Args:
+        steps: The steps of the saga's state.
+    """
+
+    def __init__(self, steps: Mapping[str, StepState]) -> None:
+        self._steps = steps
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        step = self._steps[name]
+        if step.phase is not Phase.SUCCEEDED or step.result is None:
+            raise KeyError(name)
+        return step.result
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._steps if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +57,10 @@ class StepContext:
         outcome: In a compensation, what is known of the effect: ``"unknown"`` if it may
             or may not have happened. ``"succeeded"`` otherwise.
         result: In a compensation, what the step returned; None if it is not known.
+        results: What other steps have returned so far, by name: payloads of signals and
+            patches of the context.
+        item: In a step of a `ForEach`, the item that it is for, as JSON data.
+        index: In a step of a `ForEach`, the number of the item, counting from 0.
     """
 
     saga_id: UUID
@@ -42,7 +73,39 @@ class StepContext:
     timeout: timedelta
     outcome: Literal["succeeded", "unknown"]
     result: Mapping[str, Any] | None
+    results: Mapping[str, Mapping[str, Any]]
     transport: httpx.AsyncBaseTransport
+    item: Any = None
+    index: int | None = None
+    transaction: Transaction | None = None
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """In a transactional step: SQLAlchemy's connection, with the transaction open.
+
+        What is written on it is committed together with the step's result, or not at all.
+
+        Raises:
+            DefinitionError: If the step is not transactional.
+        """
+        connection: AsyncConnection = self._transaction.connection
+        return connection
+
+    @property
+    def session(self) -> AsyncSession:
+        """In a transactional step: an `AsyncSession` on `connection`.
+
+        Raises:
+            DefinitionError: If the step is not transactional.
+        """
+        session: AsyncSession = self._transaction.session
+        return session
+
+    @property
+    def _transaction(self) -> Transaction:
+        if self.transaction is None:
+            raise DefinitionError(f"step {self.step!r} is not transactional=True")
+        return self.transaction
 
     @property
     def headers(self) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 Nothing here touches the database: what an attempt did becomes known only by the command
 that it returns. Every attempt gets a context of its own, built from the recorded one, so a
-function that changes it in place changes nothing but its own copy.
+function that changes it in place changes nothing but its own copy. (The steps of a
+`ForEach` share one: building it ten thousand times would cost more than they do.)
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from inspect import isawaitable
@@ -19,25 +20,26 @@ from typing import Any, Final
 import httpx
 from pydantic import BaseModel
 
-from eventsaga.core.advance import idempotency_key
-from eventsaga.core.commands import RecordDoubt, RecordFailure, RecordSuccess
+from eventsaga.contexts import to_context
+from eventsaga.core.commands import RecordDoubt, RecordFailure, RecordHook, RecordSuccess
+from eventsaga.core.definition import group_of, item_index
+from eventsaga.core.draft import idempotency_key
 from eventsaga.core.events import JsonObject, Operation
-from eventsaga.core.react import RunStep
+from eventsaga.core.react import RunHook, RunStep
 from eventsaga.core.state import State
 from eventsaga.errors import PayloadError, PermanentError
+from eventsaga.runtime.answers import SagaAnswers, item_of
 from eventsaga.runtime.clock import Clock
-from eventsaga.runtime.context import StepContext
-from eventsaga.runtime.outcome import Verdict, judge
+from eventsaga.runtime.context import Results, StepContext
+from eventsaga.runtime.outcome import Verdict, describe, judge
+from eventsaga.runtime.patch import ResultRefusedError, collected, patch_of
 from eventsaga.saga import BoundFunction, Retry, Saga
-from eventsaga.wire.payload import check_size, dump, to_json_object, to_model
+from eventsaga.store.ports import Transaction
 
 Ended = RecordSuccess | RecordFailure | RecordDoubt
 
-_MAX_MESSAGE: Final = 2_000
-
-
-class ResultRefusedError(PermanentError):
-    """The function returned, but what it returned cannot be recorded."""
+_HOOK_TIMEOUT: Final = timedelta(seconds=60)
+_DATABASE_PAUSE: Final = timedelta(milliseconds=200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +51,58 @@ class Tools:
     threads: ThreadPoolExecutor
 
 
-async def run_attempt(saga: Saga[Any], state: State, effect: RunStep, tools: Tools) -> Ended:
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt, with what it needs of its saga; its intent is committed.
+
+    Attributes:
+        saga: The saga's functions and model.
+        answers: Holds the model that the items of a group share.
+        state: Where the saga stands. It moves on while the attempt runs.
+        before: The context that the attempt is given.
+        effect: Which attempt of which function.
+        transaction: Where a transactional step writes; None for any other.
+    """
+
+    saga: Saga[Any]
+    answers: SagaAnswers
+    state: State
+    before: Mapping[str, Any]
+    effect: RunStep
+    transaction: Transaction | None = None
+
+
+async def run_attempt(  # noqa: PLR0911 - a line for each end
+    attempt: Attempt, tools: Tools
+) -> Ended:
     """Run one attempt and return how it ended.
 
     Args:
-        saga: The saga's functions and model.
-        state: Where the saga stands; the intent of the attempt is committed.
-        effect: Which attempt of which function.
+        attempt: What to run.
         tools: Shared by all attempts.
 
     Raises:
         asyncio.CancelledError: If the worker gives the attempt up.
     """
-    bound = saga.bound[effect.step]
-    forward = effect.operation is Operation.EXECUTE
-    function = bound.execute if forward else bound.compensate
-    assert function is not None, "only what has a compensation is compensated"
-    retry = bound.retry if forward else bound.compensate_retry
+    effect, transaction = attempt.effect, attempt.transaction
+    function, retry = _function(attempt)
     try:
-        result = await _call(saga, state, effect, tools, function)
-        patch = _patch(saga.context, state.context, result)
+        result = await _call(attempt, tools, function)
+        if effect.operation is Operation.VERIFY and (result is None or result is False):
+            return _denied_or_unknown(effect, tools, result)
+        patch = _patch(attempt, None if result is True else result)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise  # the worker gives the attempt up
         return _ended(effect, tools, error, Verdict(in_doubt=True), retryable=True)
     except ResultRefusedError as error:
-        return _ended(effect, tools, error, Verdict(permanent=True), happened=True)
+        return _refused(effect, tools, error, happened=transaction is None)
     except Exception as error:  # noqa: BLE001 - whatever a step raises is its outcome
+        if effect.operation is Operation.VERIFY:
+            return _ended(effect, tools, error, Verdict(in_doubt=True), retryable=True)
+        if transaction is not None:
+            return _rolled_back(effect, tools, error, transaction, retry)
         verdict = judge(error)
         return _ended(effect, tools, error, verdict, retryable=_retryable(retry, error, verdict))
     return RecordSuccess(
@@ -88,14 +114,51 @@ async def run_attempt(saga: Saga[Any], state: State, effect: RunStep, tools: Too
     )
 
 
-async def _call(
-    saga: Saga[Any], state: State, effect: RunStep, tools: Tools, function: BoundFunction
-) -> object:
-    context = _context_model(saga, state)
-    allowed = saga.definition.steps[effect.step].timeout
+def interrupted(effect: RunStep, tools: Tools, error: Exception) -> RecordFailure:
+    """Return how a transactional attempt ended that the database, and nobody else, ended."""
+    ended = _ended(effect, tools, error, Verdict(retry_after=_DATABASE_PAUSE), retryable=True)
+    assert isinstance(ended, RecordFailure), "nothing is in doubt"
+    return replace(ended, interrupted=True)
+
+
+def failed_commit(effect: RunStep, tools: Tools, error: Exception, retry: Retry) -> Ended:
+    """Return how a transactional attempt ended whose commit the database refused."""
+    verdict = Verdict()
+    return _ended(effect, tools, error, verdict, retryable=_retryable(retry, error, verdict))
+
+
+def _function(attempt: Attempt) -> tuple[BoundFunction, Retry]:
+    bound = attempt.saga.bound.steps[group_of(attempt.effect.step) or attempt.effect.step]
+    match attempt.effect.operation:
+        case Operation.EXECUTE:
+            return bound.execute, bound.retry
+        case Operation.COMPENSATE:
+            assert bound.compensate is not None, "only what has a compensation is compensated"
+            return bound.compensate, bound.compensate_retry
+        case Operation.VERIFY:
+            assert bound.verify is not None, "only what can be verified is verified"
+            return bound.verify, bound.retry
+
+
+def _patch(attempt: Attempt, result: object) -> JsonObject | None:
+    group = group_of(attempt.effect.step)
+    if group is not None and attempt.state.items[group].into is not None:
+        return collected(result)
+    return patch_of(attempt.saga, attempt.before, result)
+
+
+async def _call(attempt: Attempt, tools: Tools, function: BoundFunction) -> object:
+    allowed = attempt.saga.definition.task(attempt.effect.step).timeout
+    context = _context_model(attempt)
     arguments: tuple[Any, ...] = (context,)
     if function.takes_step:
-        arguments = (context, _step_context(state, effect, tools, allowed))
+        arguments = (context, _step_context(attempt, tools, allowed))
+    return await _called(tools, function, arguments, allowed)
+
+
+async def _called(
+    tools: Tools, function: BoundFunction, arguments: tuple[Any, ...], allowed: timedelta
+) -> object:
     seconds = allowed.total_seconds()
     limit = asyncio.timeout(seconds)
     try:
@@ -110,16 +173,19 @@ async def _call(
         raise
 
 
-def _context_model(saga: Saga[Any], state: State) -> BaseModel:
+def _context_model(attempt: Attempt) -> BaseModel:
     try:
-        model: BaseModel = to_model(saga.context, dump(state.context))
+        if group_of(attempt.effect.step) is not None:
+            return attempt.answers.context(attempt.state)
+        return to_context(attempt.saga, attempt.before)
     except PayloadError as error:
         # It fitted the model once, so the model must have changed since.
         raise PermanentError(f"the recorded context does not fit the model: {error}") from error
-    return model
 
 
-def _step_context(state: State, effect: RunStep, tools: Tools, timeout: timedelta) -> StepContext:
+def _step_context(attempt: Attempt, tools: Tools, timeout: timedelta) -> StepContext:
+    state, effect, transaction = attempt.state, attempt.effect, attempt.transaction
+    group = group_of(effect.step)
     return StepContext(
         saga_id=state.saga_id,
         saga_name=state.saga_name,
@@ -131,6 +197,10 @@ def _step_context(state: State, effect: RunStep, tools: Tools, timeout: timedelt
         timeout=timeout,
         outcome=effect.outcome.value,
         result=state.steps[effect.step].result,
+        results=Results(state.steps),
+        item=None if group is None else item_of(state, group, effect.step),
+        index=None if group is None else item_index(effect.step),
+        transaction=transaction,
         transport=tools.transport,
     )
 
@@ -146,6 +216,36 @@ def _retryable(retry: Retry, error: Exception, verdict: Verdict) -> bool:
     if verdict.permanent or isinstance(error, retry.never_on):
         return False
     return verdict.in_doubt or retry.allows(error)
+
+
+# -- how it ended ---------------------------------------------------------------------------
+
+
+def _denied_or_unknown(effect: RunStep, tools: Tools, result: object) -> Ended:
+    if result is None:
+        unknown = LookupError("the other side does not know yet whether it happened")
+        return _ended(effect, tools, unknown, Verdict(in_doubt=True), retryable=True)
+    denied = LookupError("the other side says that it did not happen")
+    return _ended(effect, tools, denied, Verdict(), retryable=True)
+
+
+def _refused(effect: RunStep, tools: Tools, error: ResultRefusedError, *, happened: bool) -> Ended:
+    if effect.operation is Operation.VERIFY:
+        # It did happen, and what it did cannot be told: a person has to look.
+        return _ended(effect, tools, error, Verdict(in_doubt=True), retryable=True)
+    return _ended(effect, tools, error, Verdict(permanent=True), happened=happened)
+
+
+def _rolled_back(
+    effect: RunStep, tools: Tools, error: Exception, transaction: Transaction, retry: Retry
+) -> Ended:
+    if transaction.may_succeed(error):
+        return interrupted(effect, tools, error)
+    verdict = judge(error)
+    if isinstance(error, TimeoutError):
+        # Its transaction is undone, so nothing is in doubt.
+        verdict = Verdict()
+    return _ended(effect, tools, error, verdict, retryable=_retryable(retry, error, verdict))
 
 
 def _ended(
@@ -173,66 +273,47 @@ def _ended(
     return RecordFailure(**common, effect_happened=happened)
 
 
-def describe(error: BaseException) -> str:
-    """Return what *error* says, short enough and clean enough to be stored.
-
-    The query of a URL may hold a token: the text of httpx's status errors, which repeats
-    the URL, is replaced by method, host, path and status.
-    """
-    if isinstance(error, httpx.HTTPStatusError):
-        request, response = error.request, error.response
-        url = request.url.copy_with(query=None, fragment=None, userinfo=b"")
-        text = f"{request.method} {url} answered {response.status_code} {response.reason_phrase}"
-    else:
-        text = _told(error) or type(error).__name__
-    # NUL and lone surrogates cannot be stored, and must not turn a failure into a crash.
-    clean = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-    return clean if len(clean) <= _MAX_MESSAGE else clean[: _MAX_MESSAGE - 1] + "…"
+# -- hooks ----------------------------------------------------------------------------------
 
 
-def _told(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a message that cannot be had must not hide the failure
-        return ""
-
-
-def _patch(model: type[BaseModel], before: Mapping[str, Any], result: object) -> JsonObject | None:
-    """Return what *result* changes in the context *before*, as JSON data.
+async def run_hook(saga: Saga[Any], state: State, effect: RunHook, tools: Tools) -> RecordHook:
+    """Tell a hook how the saga ended, and return how that went.
 
     Raises:
-        ResultRefusedError: If it cannot be stored, or does not fit *model*.
+        asyncio.CancelledError: If the worker gives the attempt up.
     """
-    if result is None:
-        return None
+    function = saga.hooks[effect.hook]
     try:
-        patch = _changes(model, before, result)
-        if not patch:
-            return None
-        merged = dump({**before, **patch})
-        check_size(merged, "$")
-        to_model(model, merged)
-    except PayloadError as error:
-        raise ResultRefusedError(f"the result cannot be recorded: {error}") from error
-    return patch
+        context = to_context(saga, state.context)
+        arguments: tuple[Any, ...] = (context,)
+        if function.takes_step:
+            arguments = (context, _hook_context(state, effect, tools))
+        await _called(tools, function, arguments, _HOOK_TIMEOUT)
+    except Exception as error:  # noqa: BLE001 - whatever a hook raises is its outcome
+        return RecordHook(
+            at=tools.clock.now(),
+            hook=effect.hook,
+            jitter=random.random(),  # noqa: S311 - spreads load, hides nothing
+            error_type=type(error).__name__,
+            message=describe(error),
+            retryable=not judge(error).permanent,
+        )
+    return RecordHook(at=tools.clock.now(), hook=effect.hook)
 
 
-def _changes(model: type[BaseModel], before: Mapping[str, Any], result: object) -> JsonObject:
-    if isinstance(result, model):
-        after = to_json_object(result)
-        return {name: value for name, value in after.items() if _differs(before, name, value)}
-    if not isinstance(result, Mapping):
-        kind = type(result).__name__
-        raise ResultRefusedError(f"a step returns a mapping, {model.__name__} or None, not {kind}")
-    patch = to_json_object(result)  # pyright: ignore[reportUnknownArgumentType]
-    if model.model_config.get("extra") != "allow":
-        unknown = [name for name in patch if name not in model.model_fields]
-        if unknown:
-            # Pydantic would drop them without a word.
-            names = ", ".join(unknown)
-            raise ResultRefusedError(f"{model.__name__} has no field {names}")
-    return patch
-
-
-def _differs(before: Mapping[str, Any], name: str, value: object) -> bool:
-    return name not in before or before[name] != value
+def _hook_context(state: State, effect: RunHook, tools: Tools) -> StepContext:
+    return StepContext(
+        saga_id=state.saga_id,
+        saga_name=state.saga_name,
+        step=effect.hook.value,
+        attempt=effect.attempt,
+        # A saga can settle more than once: parked twice, or undone after it completed.
+        idempotency_key=f"{state.saga_id}/{effect.hook.value}/{state.settled_seq}",
+        correlation_id=state.correlation_id,
+        deadline=None,
+        timeout=_HOOK_TIMEOUT,
+        outcome="succeeded",
+        result=None,
+        results=Results(state.steps),
+        transport=tools.transport,
+    )

@@ -15,6 +15,7 @@ import httpx
 
 from eventsaga.errors import InDoubtError, PermanentError, TemporaryError
 
+_MAX_MESSAGE: Final = 2_000
 _CONFLICT: Final = 409
 _TOO_MANY: Final = 429
 _UNAVAILABLE: Final = 503
@@ -111,3 +112,27 @@ def _sent_at(response: httpx.Response) -> datetime:
         return email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
     except ValueError:
         return datetime.now(UTC)
+
+
+def describe(error: BaseException) -> str:
+    """Return what *error* says, short enough and clean enough to be stored.
+
+    The query of a URL may hold a token: the text of httpx's status errors, which repeats
+    the URL, is replaced by method, host, path and status.
+    """
+    if isinstance(error, httpx.HTTPStatusError):
+        request, response = error.request, error.response
+        url = request.url.copy_with(query=None, fragment=None, userinfo=b"")
+        text = f"{request.method} {url} answered {response.status_code} {response.reason_phrase}"
+    else:
+        text = _told(error) or type(error).__name__
+    # NUL and lone surrogates cannot be stored, and must not turn a failure into a crash.
+    clean = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return clean if len(clean) <= _MAX_MESSAGE else clean[: _MAX_MESSAGE - 1] + "…"
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a message that cannot be had must not hide the failure
+        return ""

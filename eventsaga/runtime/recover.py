@@ -11,7 +11,8 @@ from uuid import UUID
 
 from eventsaga.core.commands import Command, Park, Recover, Wake
 from eventsaga.core.events import ParkReason
-from eventsaga.core.state import Phase, State, replay
+from eventsaga.core.evolve import replay
+from eventsaga.core.state import Phase, State
 from eventsaga.errors import CorruptHistoryError
 from eventsaga.saga import Saga
 from eventsaga.store.ports import Claimed, DefinitionKey

@@ -4,83 +4,96 @@ A run is an actor without a task of its own. Commands (results, timers, requests
 its mailbox; while an append is in flight nothing is decided, afterwards everything that
 has queued is decided at once and appended together. What is due comes from `react`, after
 an append as after a replay, so a run that was just recovered takes the normal path.
+
+The state is folded in place: it is ahead of the table while an append is in flight, and
+nothing is begun then. An append that is not committed ends the run.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import Any, Protocol, assert_never
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, TypeVar, assert_never
 from uuid import UUID
 
 from eventsaga.core.commands import (
     Command,
     HandOver,
+    RecordDoubt,
+    RecordFailure,
+    RecordSuccess,
+    RequestUndo,
     Wake,
 )
-from eventsaga.core.decide import transition
+from eventsaga.core.decide import Transition, transition
+from eventsaga.core.definition import group_of
+from eventsaga.core.draft import child_id
 from eventsaga.core.events import (
     Operation,
     SagaEvent,
     SagaRecovered,
     StepCompensationStarted,
+    StepFailed,
     StepInDoubt,
     StepStarted,
 )
-from eventsaga.core.react import RunStep, WakeAt, react
-from eventsaga.core.state import Phase, State
-from eventsaga.errors import IllegalCommandError
-from eventsaga.runtime.clock import Clock
-from eventsaga.runtime.execute import Ended, Tools, run_attempt
+from eventsaga.core.react import Effect, RunHook, RunStep, StartChild, WakeAt, react
+from eventsaga.core.ready import is_at_rest
+from eventsaga.core.state import Phase, State, Status
+from eventsaga.errors import DatabaseUnavailableError, IllegalCommandError
+from eventsaga.runtime.answers import SagaAnswers
+from eventsaga.runtime.execute import (
+    Attempt,
+    Ended,
+    failed_commit,
+    interrupted,
+    run_attempt,
+    run_hook,
+)
+from eventsaga.runtime.host import Host
+from eventsaga.runtime.mail import (
+    MessageRefusedError,
+    cancel_child,
+    command_of,
+    is_from_parent,
+    messages_after,
+    open_children,
+    told_parent,
+)
 from eventsaga.saga import Saga
-from eventsaga.settings import Settings
-from eventsaga.store.ports import Append, AppendResult, Committed, Fenced, Refused
+from eventsaga.store.ports import (
+    Append,
+    AppendResult,
+    Committed,
+    Fenced,
+    Message,
+    Refused,
+    RolledBack,
+    Transaction,
+)
+
+# An instant that does not come: the saga waits for somebody outside.
+_NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+
+_ATTEMPTS: Final = (Phase.RUNNING, Phase.VERIFYING, Phase.COMPENSATING)
+
+_Key = tuple[str, str, int]
+_Effect = TypeVar("_Effect")
 
 
-class Host(Protocol):
-    """What a run needs of the worker that it lives in."""
+class _Mail(NamedTuple):
+    """A command, and where it came from.
 
-    settings: Settings
-    tools: Tools
+    Attributes:
+        message: The request in the inbox, if it came from there.
+        effect: The attempt that succeeded in *transaction*, which is still open.
+    """
 
-    @property
-    def clock(self) -> Clock:
-        """The database's time."""
-        ...
-
-    @property
-    def may_start_effects(self) -> bool:
-        """Whether enough of the lease is left to begin something."""
-        ...
-
-    @property
-    def draining(self) -> bool:
-        """Whether the worker is about to stop."""
-        ...
-
-    def append(self, append: Append) -> None:
-        """Append for this worker."""
-        ...
-
-    def discard_mail(self, saga_id: UUID, message_id: UUID) -> None:
-        """Delete a request that caused no event."""
-        ...
-
-    def ended(self, run: "Run", *, settled: bool) -> None:
-        """Take note that *run* is over here: the saga settled, or sleeps in the table."""
-        ...
-
-    def give_up(self, run: "Run", wake_at: datetime) -> None:
-        """Leave the saga of *run*, which has nothing to do until *wake_at*, to anybody."""
-        ...
-
-    def fenced(self, run: "Run") -> None:
-        """Take note that another worker owns the saga of *run*."""
-        ...
-
-    def failed(self, run: "Run", error: Exception) -> None:
-        """Take note that *run* cannot go on because of *error*, which is not the saga's."""
-        ...
+    command: Command
+    message: Message | None = None
+    effect: RunStep | None = None
+    transaction: Transaction | None = None
 
 
 class Run:
@@ -88,22 +101,24 @@ class Run:
 
     Args:
         saga: Its functions.
-        state: Where it stands, all of it committed.
+        state: Where it stands, all of it committed; the run owns it from now on.
         last_hash: Head of its chain.
         host: The worker.
     """
 
     __slots__ = (
+        "_answers",
         "_appending",
         "_attempts",
+        "_children",
         "_handing_over",
         "_host",
         "_last_hash",
         "_mailbox",
         "_messages",
-        "_next_state",
         "_releasing",
         "_timer",
+        "_was",
         "is_over",
         "saga",
         "state",
@@ -114,12 +129,15 @@ class Run:
         self.state = state
         self.is_over = False
         self._host = host
+        self._answers = SagaAnswers(saga)
         self._last_hash = last_hash
-        self._mailbox: deque[tuple[Command, UUID | None]] = deque()
+        self._mailbox: deque[_Mail] = deque()
         self._messages: set[UUID] = set()
-        self._attempts: dict[tuple[str, Operation, int], asyncio.Task[None]] = {}
+        self._attempts: dict[_Key, asyncio.Task[None]] = {}
+        # Children that are known to exist, by step and attempt.
+        self._children: set[tuple[str, int]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._next_state = state
+        self._was = state.status
         self._appending = False
         self._releasing = False
         self._handing_over = False
@@ -134,26 +152,37 @@ class Run:
         """Whether an attempt runs or an append is in flight."""
         return bool(self._attempts) or self._appending
 
-    def submit(self, command: Command, message_id: UUID | None = None) -> None:
-        """Decide *command*, now or after the append that is in flight.
+    @property
+    def is_settled(self) -> bool:
+        """Whether the saga has ended or is parked, all of it committed."""
+        return self._was.is_settled
 
-        Args:
-            command: What to decide.
-            message_id: The request in the inbox that it came from, if it did.
-        """
-        self.enqueue(command, message_id)
+    def submit(self, command: Command) -> None:
+        """Decide *command*, now or after the append that is in flight."""
+        self.enqueue(command)
         self.decide()
 
-    def enqueue(self, command: Command, message_id: UUID | None = None) -> None:
+    def enqueue(self, command: Command) -> None:
         """Keep *command* for the next decision, which takes all that has queued."""
-        if self.is_over or (message_id is not None and message_id in self._messages):
-            return
-        if message_id is not None:
-            # It stays in the inbox until its events are committed, and is read again.
-            self._messages.add(message_id)
-        self._mailbox.append((command, message_id))
+        if not self.is_over:
+            self._mailbox.append(_Mail(command))
 
-    def perform(self) -> None:
+    def receive(self, message: Message) -> None:
+        """Keep a request from the inbox for the next decision.
+
+        It stays in the inbox until its events are committed, and is read again until then.
+        """
+        if self.is_over or message.message_id in self._messages:
+            return
+        self._messages.add(message.message_id)
+        try:
+            command = command_of(message, self.saga, self.state, self._host.clock.now())
+        except MessageRefusedError as error:
+            self._host.refuse(message, str(error))
+            return
+        self._mailbox.append(_Mail(command, message))
+
+    def perform(self) -> None:  # noqa: C901 - a line for each effect
         """Begin what is due; what runs already goes on. Called again after a lost lease."""
         if self.is_over or self._appending:
             return
@@ -161,12 +190,22 @@ class Run:
         for effect in react(self.saga.definition, self.state):
             match effect:
                 case RunStep():
-                    self._begin(effect)
+                    key = (effect.step, effect.operation.value, effect.attempt)
+                    self._begin(key, self._attempt, effect)
+                case StartChild():
+                    if (effect.step, effect.attempt) not in self._children:
+                        key = (effect.step, "child", effect.attempt)
+                        self._begin(key, self._start_child, effect)
+                case RunHook(not_before=at) if at is not None and at > self._host.clock.now():
+                    wake_at = at
+                case RunHook():
+                    key = (effect.hook.value, "hook", effect.attempt)
+                    self._begin(key, self._tell, effect)
                 case WakeAt(at=at):
                     wake_at = at
                 case _:
                     assert_never(effect)
-        self._wake_at(wake_at)
+        self._wait_until(wake_at)
 
     def hand_over(self) -> None:
         """Cut running attempts short and record that; the saga may go on elsewhere."""
@@ -177,6 +216,9 @@ class Run:
     def abandon(self) -> None:
         """Forget everything: whatever is still in flight is nobody's."""
         self.is_over = True
+        for mail in self._mailbox:
+            if mail.transaction is not None:
+                self._host.do(mail.transaction.rollback())
         self._mailbox.clear()
         self._cancel_all()
 
@@ -187,71 +229,116 @@ class Run:
         if self._appending or self.is_over or not self._mailbox:
             return
         try:
-            self._decide_all()
+            if self._mailbox[0].transaction is None:
+                self._decide_all()
+            else:
+                self._decide_within(self._mailbox.popleft())
         except Exception as error:  # noqa: BLE001 - a bug of ours must not strand the saga
-            self.abandon()
-            self._host.failed(self, error)
+            self._fail(error)
 
     def _decide_all(self) -> None:
-        state, events = self.state, list[SagaEvent]()
-        messages: list[UUID] = []
-        while self._mailbox:
-            command, message_id = self._mailbox.popleft()
-            try:
-                decided = transition(self.saga.definition, state, command)
-            except IllegalCommandError:
-                if message_id is None:
-                    raise
-                # A request that the saga's state does not allow (any more).
-                decided = None
-            if message_id is not None:
-                messages.append(message_id)
-            if decided is not None:
-                events += decided.events
-                state = decided.state
+        before, events = self.state.seq, list[SagaEvent]()
+        answered: list[Message] = []
+        while self._mailbox and self._mailbox[0].transaction is None:
+            mail = self._mailbox.popleft()
+            decided = self._decided(mail)
+            if decided is None:
+                continue
+            if mail.message is not None:
+                answered.append(mail.message)
+            events += decided.events
         if events:
-            self._append(tuple(events), state, tuple(messages))
+            self._append(before, tuple(events), answered)
             return
-        for message_id in messages:
-            self._host.discard_mail(self.saga_id, message_id)
-        self.perform()
+        for message in answered:
+            self._host.discard(message)
+        if self._mailbox:
+            self.decide()
+        else:
+            self.perform()
+
+    def _decided(self, mail: _Mail) -> Transition | None:
+        """Return what follows from *mail*; None if it is a request that is refused."""
+        command = self._in_order(mail.command)
+        try:
+            return transition(
+                self.saga.definition, self.state, command, self._answers, in_place=True
+            )
+        except IllegalCommandError as error:
+            if mail.message is None:
+                raise
+            # A request that the saga's state does not allow (any more).
+            self._refuse(mail.message, mail.command, error)
+            return None
+
+    def _in_order(self, command: Command) -> Command:
+        """Return *command* in order of time: it may have queued behind others."""
+        if command.at < self.state.updated_at:
+            return replace(command, at=self.state.updated_at)
+        return command
+
+    def _refuse(self, message: Message, command: Command, error: IllegalCommandError) -> None:
+        self._host.refuse(message, str(error))
+        if isinstance(command, RequestUndo) and is_from_parent(message, self.state):
+            is_undone = self.state.status is Status.COMPENSATED
+            self._host.post(told_parent(self.state, None if is_undone else str(error)))
 
     def _append(
-        self, events: tuple[SagaEvent, ...], state: State, messages: tuple[UUID, ...]
+        self, expected: int, events: tuple[SagaEvent, ...], answered: list[Message]
     ) -> None:
-        release, wake_at = self._may_leave(state)
+        append = self._prepared(expected, events, self.state)
+        append.inbox = tuple(message.message_id for message in answered)
         self._appending = True
-        self._releasing = release or state.status.is_settled
-        self._next_state = state
-        self._host.append(
-            Append(
-                expected=self.state.seq,
-                previous_hash=self._last_hash,
-                events=events,
-                before=self.state.status,
-                state=state,
-                release=release,
-                wake_at=wake_at,
-                progress=self._handing_over or any(map(_is_progress, events)),
-                inbox=messages,
-                done=self._appended,
-            )
+        self._releasing = append.release
+        self._host.append(append)
+
+    def _prepared(self, expected: int, events: tuple[SagaEvent, ...], state: State) -> Append:
+        release, wake_at = self._may_leave(state)
+        return Append(
+            expected=expected,
+            previous_hash=self._last_hash,
+            events=events,
+            state=state,
+            release=release,
+            wake_at=wake_at,
+            progress=self._handing_over or any(map(_is_progress, events)),
+            outbox=(
+                *messages_after(events, state),
+                *(cancel_child(state, step) for step in open_children(state)),
+            ),
+            done=self._appended,
         )
 
     def _may_leave(self, state: State) -> tuple[bool, datetime | None]:
         """Return whether the saga leaves memory with this append, and when it is due."""
-        if state.status.is_settled or next(state.open_in(Phase.RUNNING), None) is not None:
-            return False, None
-        if next(state.open_in(Phase.COMPENSATING), None) is not None:
+        if is_at_rest(self.saga.definition, state):
+            return True, None
+        if next(state.open_in(*_ATTEMPTS), None) is not None:
             return False, None
         effects = react(self.saga.definition, state)
-        wake_at = effects[0].at if effects and isinstance(effects[0], WakeAt) else None
+        wake_at, is_due = _due(effects, state), any(map(self._is_due, effects))
         if self._host.draining:
             # What this worker holds back is due for the next one at once.
-            held = transition(self.saga.definition, state, Wake(at=self._now())).events
-            return True, None if held else wake_at
-        far = wake_at is not None and self._is_far(wake_at)
-        return far, wake_at if far else None
+            held = is_due or self._is_held_back(state)
+            return True, state.updated_at if held else wake_at
+        return (not is_due and self._is_far(wake_at)), wake_at
+
+    def _is_due(self, effect: Effect) -> bool:
+        match effect:
+            case StartChild():
+                return (effect.step, effect.attempt) not in self._children
+            case RunHook(not_before=at):
+                return at is None or not self._is_far(at)
+            case RunStep():
+                return True
+            case WakeAt():
+                return False
+            case _:
+                assert_never(effect)
+
+    def _is_held_back(self, state: State) -> bool:
+        wake = Wake(at=self._now())
+        return bool(transition(self.saga.definition, state, wake, self._answers).events)
 
     def _appended(self, result: AppendResult) -> None:
         if self.is_over:
@@ -259,70 +346,192 @@ class Run:
         self._appending = False
         match result:
             case Committed(last_hash=last_hash):
-                self.state, self._last_hash = self._next_state, last_hash
-                if self._releasing:
-                    settled = self.state.status.is_settled
-                    self.abandon()
-                    self._host.ended(self, settled=settled)
-                elif self._mailbox:
-                    self.decide()
-                else:
-                    self.perform()
+                self._last_hash = last_hash
+                self._committed()
             case Fenced():
                 self.abandon()
                 self._host.fenced(self)
             case Refused(error=error):
-                self.abandon()
-                self._host.failed(self, error)
+                self._fail(error)
             case _:
                 assert_never(result)
 
+    def _committed(self) -> None:
+        was, self._was = self._was, self.state.status
+        if self._was.is_settled and was is not self._was:
+            self._host.settled(self)
+        if self._releasing:
+            self.abandon()
+            self._host.ended(self)
+        elif self._mailbox:
+            self.decide()
+        else:
+            self.perform()
+
+    def _fail(self, error: Exception) -> None:
+        self.abandon()
+        self._host.failed(self, error)
+
+    # -- transactional steps ---------------------------------------------------------------
+
+    def _decide_within(self, mail: _Mail) -> None:
+        """Decide what the user's transaction commits together with his rows."""
+        assert mail.transaction is not None
+        before = self.state.seq
+        # On a copy: if the commit fails, the saga still stands where it stood.
+        command = self._in_order(mail.command)
+        decided = transition(self.saga.definition, self.state, command, self._answers)
+        if not decided.events:
+            self._host.do(mail.transaction.rollback())
+            self.perform()
+            return
+        append = self._prepared(before, decided.events, decided.state)
+        self._appending = True
+        self._releasing = append.release
+        self._host.do(self._commit(mail, append))
+
+    async def _commit(self, mail: _Mail, append: Append) -> None:
+        assert mail.transaction is not None
+        assert mail.effect is not None
+        try:
+            result = await mail.transaction.commit(append, self._host.worker_id)
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not strand the saga
+            self._fail(error)
+            return
+        if not isinstance(result, RolledBack):
+            if isinstance(result, Committed):
+                self.state = append.state
+            self._appended(result)
+            return
+        if self.is_over:
+            return
+        self._appending = False
+        if result.may_succeed:
+            ended: Ended = interrupted(mail.effect, self._host.tools, result.error)
+        else:
+            step = mail.effect.step
+            bound = self.saga.bound.steps[group_of(step) or step]
+            back = mail.effect.operation is Operation.COMPENSATE
+            retry = bound.compensate_retry if back else bound.retry
+            ended = failed_commit(mail.effect, self._host.tools, result.error, retry)
+        self._take(_Mail(ended))
+
     # -- attempts and timers ---------------------------------------------------------------
 
-    def _begin(self, effect: RunStep) -> None:
-        key = (effect.step, effect.operation, effect.attempt)
+    def _begin(
+        self, key: _Key, work: Callable[[_Effect], Coroutine[Any, Any, None]], effect: _Effect
+    ) -> None:
         if key in self._attempts or self._handing_over or not self._host.may_start_effects:
             return
-        self._attempts[key] = asyncio.get_running_loop().create_task(self._attempt(effect, key))
+        task = asyncio.get_running_loop().create_task(self._guarded(key, work(effect)))
+        self._attempts[key] = task
 
-    async def _attempt(self, effect: RunStep, key: tuple[str, Operation, int]) -> None:
+    async def _guarded(self, key: _Key, work: Coroutine[Any, Any, None]) -> None:
         try:
-            ended = await run_attempt(self.saga, self.state, effect, self._host.tools)
+            await work
         except asyncio.CancelledError:
-            return
-        except Exception as error:  # noqa: BLE001 - a bug of ours must not strand the saga
-            self.abandon()
-            self._host.failed(self, error)
-            return
-        finally:
             self._attempts.pop(key, None)
-        if not self._handing_over:
-            self.submit(self._adjusted(ended))
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not strand the saga
+            self._attempts.pop(key, None)
+            self._fail(error)
 
-    def _adjusted(self, ended: Ended) -> Ended:
-        """Return *ended* in order of time; a worker that is about to stop starts nothing new."""
-        if self._host.draining:
-            ended = replace(ended, hold=True)
-        if ended.at < self.state.updated_at:
-            ended = replace(ended, at=self.state.updated_at)
-        return ended
+    async def _attempt(self, effect: RunStep) -> None:
+        bound = self.saga.bound.steps[group_of(effect.step) or effect.step]
+        before = self.state.context
+        if bound.limit is None or effect.operation is Operation.VERIFY:
+            mail = await self._attempted(effect, before)
+        else:
+            async with self._host.permit(bound.limit):
+                if not self._host.may_start_effects:
+                    # The wait outlasted the lease; who is told no is asked again.
+                    self._attempts.pop((effect.step, effect.operation.value, effect.attempt), None)
+                    return
+                mail = await self._attempted(effect, before)
+        self._attempts.pop((effect.step, effect.operation.value, effect.attempt), None)
+        self._take(mail)
 
-    def _wake_at(self, wake_at: datetime | None) -> None:
+    async def _attempted(self, effect: RunStep, before: Any) -> _Mail:
+        attempt = Attempt(self.saga, self._answers, self.state, before, effect)
+        task = self.saga.definition.task(effect.step)
+        if not task.transactional or effect.operation is Operation.VERIFY:
+            return _Mail(await run_attempt(attempt, self._host.tools))
+        try:
+            transaction = await self._host.begin()
+        except DatabaseUnavailableError as error:
+            return _Mail(interrupted(effect, self._host.tools, error))
+        try:
+            ended = await run_attempt(replace(attempt, transaction=transaction), self._host.tools)
+        except BaseException:
+            await transaction.rollback()
+            raise
+        if isinstance(ended, RecordSuccess):
+            return _Mail(ended, None, effect, transaction)
+        await transaction.rollback()
+        return _Mail(ended)
+
+    def _take(self, mail: _Mail) -> None:
+        if self._handing_over or self.is_over:
+            if mail.transaction is not None:
+                self._host.do(mail.transaction.rollback())
+            return
+        command = mail.command
+        if self._host.draining and isinstance(command, RecordSuccess | RecordFailure | RecordDoubt):
+            # A worker that is about to stop starts nothing new.
+            command = replace(command, hold=True)
+        self._mailbox.append(mail._replace(command=command))
+        self.decide()
+
+    async def _tell(self, effect: RunHook) -> None:
+        command = await run_hook(self.saga, self.state, effect, self._host.tools)
+        self._attempts.pop((effect.hook.value, "hook", effect.attempt), None)
+        self._take(_Mail(command))
+
+    async def _start_child(self, effect: StartChild) -> None:
+        """See to it that a child exists; it is nobody's then, and any worker may take it."""
+        state = self.state
+        child = child_id(state.saga_id, effect.step, effect.attempt)
+        node = self.saga.bound.children[effect.step]
+        context = state.steps[effect.step].result or {}
+        await self._host.start_child(node.saga, child, dict(context), state, effect.step)
+        self._children.add((effect.step, effect.attempt))
+        self._attempts.pop((effect.step, "child", effect.attempt), None)
+        for step in open_children(self.state):
+            # It was started after the saga had been turned back.
+            self._host.post(cancel_child(self.state, step))
+        self.perform()
+
+    def _wait_until(self, wake_at: datetime | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if wake_at is None or self._host.draining:
+        if self._host.draining:
+            return
+        if wake_at is None:
+            if not self._attempts:
+                self._leave()
             return
         if not self._attempts and self._is_far(wake_at):
-            self.abandon()
-            self._host.give_up(self, wake_at)
+            self._leave()
             return
         delay = (wake_at - self._host.clock.now()).total_seconds()
         self._timer = asyncio.get_running_loop().call_later(max(delay, 0.0), self._wake)
 
+    def _leave(self) -> None:
+        """Leave a saga that only waits to whoever is there when its time comes."""
+        if not self._host.may_start_effects:
+            return  # its attempts were held back
+        at_rest = is_at_rest(self.saga.definition, self.state)
+        effects = react(self.saga.definition, self.state)
+        wake_at = None if at_rest else _due(effects, self.state)
+        self.abandon()
+        self._host.give_up(self, wake_at)
+
     def _wake(self) -> None:
         self._timer = None
-        self.submit(Wake(at=self._now()))
+        if self.state.status.is_settled:
+            self.perform()
+        else:
+            self.submit(Wake(at=self._now()))
 
     def _is_far(self, instant: datetime) -> bool:
         return instant - self._host.clock.now() > self._host.settings.release_after
@@ -341,12 +550,27 @@ class Run:
                 attempt.cancel()
 
 
+def _due(effects: Sequence[Effect], state: State) -> datetime:
+    """Return when a saga with these *effects* is due if nobody writes to it before."""
+    for effect in effects:
+        match effect:
+            case WakeAt(at=at) | RunHook(not_before=datetime() as at):
+                return at
+            case RunHook():
+                return state.updated_at
+            case _:
+                pass
+    return _NEVER
+
+
 def _is_progress(event: SagaEvent) -> bool:
     """Whether *event* says that the saga got anywhere since it was claimed."""
     match event:
         case SagaRecovered() | StepStarted() | StepCompensationStarted():
             return False
-        case StepInDoubt(interrupted=interrupted):
-            return not interrupted
+        case StepInDoubt(interrupted=interrupted_here):
+            return not interrupted_here
+        case StepFailed(interrupted=interrupted_here):
+            return not interrupted_here
         case _:
             return True

@@ -26,9 +26,11 @@ class Waiting:
 
     Args:
         store: Asked which of the sagas have settled.
+        longest: Seconds between two questions, at most.
     """
 
-    def __init__(self, store: _Store) -> None:
+    def __init__(self, store: _Store, longest: float = _LONGEST) -> None:
+        self._longest = longest
         self.runs_here: Callable[[UUID], bool] = _nowhere
         self._store = store
         self._waiters: defaultdict[UUID, set[asyncio.Future[State | None]]] = defaultdict(set)
@@ -67,7 +69,7 @@ class Waiting:
     async def _poll(self) -> None:
         while self._waiters:
             await asyncio.sleep(self._pause)
-            self._pause = min(_LONGEST, self._pause * 1.5)
+            self._pause = min(self._longest, self._pause * 1.5)
             # What runs here will be told of by the worker.
             elsewhere = [saga_id for saga_id in self._waiters if not self.runs_here(saga_id)]
             try:

@@ -6,34 +6,39 @@ and passes on what arrives for them. Recovery is what `_adopt` does after every 
 
 import asyncio
 import contextlib
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from eventsaga.core.commands import Recover, RequestCancel
+from eventsaga.core.commands import Recover
+from eventsaga.core.difference import changes
 from eventsaga.core.state import State
-from eventsaga.errors import DatabaseUnavailableError
+from eventsaga.errors import DatabaseUnavailableError, DefinitionChangedError
 from eventsaga.observe.log import logger
 from eventsaga.runtime import recover
 from eventsaga.runtime.clock import Clock, DatabaseClock
 from eventsaga.runtime.execute import Tools
 from eventsaga.runtime.http import SharedConnections
 from eventsaga.runtime.lease import Lease
+from eventsaga.runtime.limits import Limiter
+from eventsaga.runtime.prepare import prepare_child
 from eventsaga.runtime.run import Run
-from eventsaga.saga import Saga
+from eventsaga.saga import Limit, Saga
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
     Append,
     Claimed,
     DefinitionKey,
     Message,
+    Refused,
     Start,
     Started,
     StartResult,
     Store,
+    Transaction,
 )
 
 _log = logger("worker")
@@ -43,6 +48,8 @@ _SHORTEST_POLL: Final = 0.02
 _MAIL_BATCH: Final = 200
 _GLANCE_SECONDS: Final = 0.1
 _LOOK_AROUND_SECONDS: Final = 30.0
+# So many names share a worker's room that none may have more than all but 1 part of it.
+_RESERVE: Final = 10
 _BREATH: Final = timedelta(seconds=10)
 
 
@@ -90,7 +97,13 @@ class Worker:
             transport=SharedConnections(),
             threads=ThreadPoolExecutor(settings.thread_pool, thread_name_prefix="eventsaga-step"),
         )
+        self._limiter = Limiter(store, lambda: self.worker_id, clock)
+        self._priorities = {saga.name: saga.priority for saga in sagas.values() if saga.priority}
+        self._max_running = {
+            saga.name: saga.max_running for saga in sagas.values() if saga.max_running is not None
+        }
         self._runs: dict[UUID, Run] = {}
+        self._running: Counter[str] = Counter()
         self._starting: set[UUID] = set()
         self._poke = asyncio.Event()
         self._quiet = asyncio.Event()
@@ -110,15 +123,29 @@ class Worker:
         Raises:
             DatabaseUnavailableError: If the database cannot be reached.
         """
-        await self._store.register_definitions(
-            {key: saga.definition.shape() for key, saga in self._sagas.items()}
-        )
+        await self._refuse_changed_definitions()
         await self._lease.acquire()
         self._tasks = [
             asyncio.create_task(self._lease.keep(), name="eventsaga-lease"),
             asyncio.create_task(self._watch(), name="eventsaga-claims"),
         ]
         _log.info("worker_started", worker_id=str(self.worker_id), sagas=sorted(self.saga_names))
+
+    async def _refuse_changed_definitions(self) -> None:
+        conflicts = await self._store.conflicting(tuple(self._sagas))
+        if not conflicts:
+            return
+        lines: list[str] = []
+        for (name, version, fingerprint), sagas in conflicts:
+            old = await self._store.graph((name, version, fingerprint))
+            new = next(
+                saga.definition for key, saga in self._sagas.items() if key[:2] == (name, version)
+            )
+            lines.append(
+                f"saga {name!r} version {version} has changed ({changes(old, new)}) while "
+                f"{sagas} of its sagas are unfinished"
+            )
+        raise DefinitionChangedError("; ".join(lines))
 
     async def drain(self) -> None:
         """Stop claiming, let running attempts end, give everything up, and stop.
@@ -146,8 +173,21 @@ class Worker:
         for task in (*self._tasks, *self._chores):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._chores, return_exceptions=True)
+        await self._limiter.aclose()
         await self.tools.transport.aclose()
         # A thread cannot be stopped: one that hangs must not hold up the process.
+        self.tools.threads.shutdown(wait=False, cancel_futures=True)
+
+    async def vanish(self) -> None:
+        """Stop as if the process had died: nothing is finished, recorded or given up."""
+        self.draining = True
+        for run in tuple(self._runs.values()):
+            run.abandon()
+        self._runs.clear()
+        for task in (*self._tasks, *self._chores):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._chores, return_exceptions=True)
+        await self._limiter.aclose()
         self.tools.threads.shutdown(wait=False, cancel_futures=True)
 
     async def _leave(self) -> None:
@@ -181,18 +221,26 @@ class Worker:
         """Names of the sagas that this worker runs."""
         return {name for name, _, _ in self._sagas}
 
+    def has_room(self, saga: Saga[Any]) -> bool:
+        """Whether a new one of *saga* can be driven here from its first moment."""
+        if self.draining or saga.max_running is not None or not self._lease.is_safe:
+            return False
+        return self._room > 0 and self._running[saga.name] < self._share
+
     @property
-    def has_room(self) -> bool:
-        """Whether a new saga can be driven here from its first moment."""
-        return not self.draining and self._room > 0 and self._lease.is_safe
+    def _share(self) -> int:
+        """Most sagas of one name: a flood of them must leave room for the others."""
+        most = self.settings.max_concurrency
+        return most if len(self.saga_names) == 1 else most - max(1, most // _RESERVE)
 
     @property
     def _room(self) -> int:
         return self.settings.max_concurrency - len(self._runs) - len(self._starting)
 
     def runs(self, saga_id: UUID) -> bool:
-        """Whether the saga is driven by this worker now."""
-        return saga_id in self._runs or saga_id in self._starting
+        """Whether the saga is driven by this worker now, and has not settled."""
+        run = self._runs.get(saga_id)
+        return saga_id in self._starting if run is None else not run.is_settled
 
     def start(self, saga: Saga[Any], start: Start) -> None:
         """Create a saga that this worker drives from its first moment."""
@@ -240,20 +288,63 @@ class Worker:
         """Append for this worker."""
         self._store.append(append, self.worker_id)
 
-    def discard_mail(self, saga_id: UUID, message_id: UUID) -> None:
-        """Delete a request that caused no event."""
-        self._do(self._store.discard_mail([(saga_id, message_id)]))
+    async def begin(self) -> Transaction:
+        """Open a transaction for a transactional step."""
+        return await self._store.begin()
 
-    def ended(self, run: Run, *, settled: bool) -> None:
+    def permit(self, limit: Limit) -> contextlib.AbstractAsyncContextManager[None]:
+        """Wait for a permit of *limit*, and hold it until the block ends."""
+        return self._limiter.permit(limit)
+
+    async def start_child(
+        self, saga: Saga[Any], child: UUID, context: dict[str, Any], parent: State, step: str
+    ) -> None:
+        """See to it that a child exists; on return it is durable."""
+        start = prepare_child(saga, child, context, parent=parent, step=step, at=self._clock.now())
+        answer: asyncio.Future[StartResult] = asyncio.get_running_loop().create_future()
+
+        def done(result: StartResult) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        start.done = done
+        self._store.start(start, None)
+        result = await answer
+        if isinstance(result, Refused):
+            raise result.error
+        self.poke()
+
+    def post(self, message: Message) -> None:
+        """Leave a message in the inbox of another saga."""
+        self.do(self._posted(message))
+
+    async def _posted(self, message: Message) -> None:
+        await self._store.post(message)
+        self.poke()
+
+    def discard(self, message: Message) -> None:
+        """Delete a request that was taken and caused no event."""
+        self.do(self._store.discard_mail([(message.saga_id, message.message_id)]))
+
+    def refuse(self, message: Message, reason: str) -> None:
+        """Answer a request that the saga does not take."""
+        _log.info("message_refused", saga_id=str(message.saga_id), reason=reason)
+        self.do(self._store.refuse_mail([(message.saga_id, message.message_id, reason)]))
+
+    def settled(self, run: Run) -> None:
+        """Take note that the saga of *run* has ended or is parked."""
+        self._settled(run.saga_id, run.state.copy())
+        if run.state.parent_id is not None:
+            self.poke()  # its parent may be told here
+
+    def ended(self, run: Run) -> None:
         """Take note that *run* is over here."""
         self._forget(run)
-        if settled:
-            self._settled(run.saga_id, run.state)
 
-    def give_up(self, run: Run, wake_at: datetime) -> None:
-        """Leave a saga that has nothing to do until *wake_at* to anybody."""
+    def give_up(self, run: Run, wake_at: datetime | None) -> None:
+        """Leave a saga to anybody, from *wake_at* on; None for never."""
         self._forget(run)
-        self._do(self._store.give_up(self.worker_id, [(run.saga_id, wake_at)]))
+        self.do(self._store.give_up(self.worker_id, [(run.saga_id, wake_at)]))
 
     def fenced(self, run: Run) -> None:
         """Take note that another worker owns the saga."""
@@ -265,18 +356,24 @@ class Worker:
         self._forget(run)
         _log.error("saga_stopped", saga_id=str(run.saga_id), exc_info=error)
         rest = self._clock.now() + _BREATH
-        self._do(self._store.give_up(self.worker_id, [(run.saga_id, rest)]))
+        self.do(self._store.give_up(self.worker_id, [(run.saga_id, rest)]))
+
+    def _keep(self, run: Run) -> None:
+        self._runs[run.saga_id] = run
+        self._running[run.saga.name] += 1
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.saga_id) is run:
             del self._runs[run.saga_id]
+            self._running[run.saga.name] -= 1
         self._quiet.set()
         if self._starved and self._room >= min(
             _CLAIM_BATCH, self.settings.max_concurrency // 4 or 1
         ):
             self._poke.set()
 
-    def _do(self, chore: Any) -> None:
+    def do(self, chore: Coroutine[Any, Any, Any]) -> None:
+        """Run *chore* beside everything else."""
         task = asyncio.ensure_future(self._careful(chore))
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
@@ -296,6 +393,7 @@ class Worker:
         for run in tuple(self._runs.values()):
             run.abandon()
         self._runs.clear()
+        self._running.clear()
         self._poke.set()
 
     def _lease_safe(self) -> None:
@@ -360,7 +458,13 @@ class Worker:
             self._claim_in_doubt = False
         limit = min(self._room, _CLAIM_BATCH)
         if limit > 0:
-            claimed += await self._store.claim(self.worker_id, tuple(self._sagas), limit)
+            claimed += await self._store.claim(
+                self.worker_id,
+                tuple(self._sagas),
+                limit,
+                priorities=self._priorities,
+                max_running=self._max_running,
+            )
         # More may be due than there is room for: the next room that there is, is used.
         self._starved = limit <= len(claimed)
         return claimed
@@ -397,7 +501,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it is wrong with it alone
             _log.error("saga_unreadable", saga_id=str(claimed.saga_id), error=repr(error))
             rest = self._clock.now() + _BREATH
-            self._do(self._store.give_up(self.worker_id, [(claimed.saga_id, rest)]))
+            self.do(self._store.give_up(self.worker_id, [(claimed.saga_id, rest)]))
             return
         command = recover.next_command(
             claimed,
@@ -413,25 +517,16 @@ class Worker:
                 previous=str(command.previous_worker_id),
             )
         run = Run(saga, state, last_hash, self)
-        self._runs[run.saga_id] = run
+        self._keep(run)
         run.enqueue(command)
         self._pass_on(run, mail)
 
     def _drive(self, run: Run) -> None:
-        self._runs[run.saga_id] = run
+        self._keep(run)
         run.perform()
 
     def _pass_on(self, run: Run, mail: Sequence[Message]) -> None:
-        """Turn requests into commands of *run*, and have it decide what has queued."""
+        """Have *run* decide what it is asked, together with what has queued."""
         for message in mail:
-            if message.kind != "cancel":
-                _log.error("message_not_understood", kind=message.kind, saga_id=str(run.saga_id))
-                self.discard_mail(message.saga_id, message.message_id)
-                continue
-            command = RequestCancel(
-                at=max(self._clock.now(), run.state.updated_at),
-                reason=str(message.data.get("reason", "")),
-                actor=message.actor,
-            )
-            run.enqueue(command, message.message_id)
+            run.receive(message)
         run.decide()

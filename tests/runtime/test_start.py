@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from eventsaga import KeyConflictError, PayloadError, Status, UnknownSagaError
+from eventsaga import KeyConflictError, PayloadError, Saga, Status, Step, UnknownSagaError
 from eventsaga.store.postgres.connect import sqlalchemy_url
 from tests.runtime.sagas import QUICK, Order, nothing, one_step, orchestrating, run_sql, until
 
@@ -161,7 +161,9 @@ async def test_a_saga_whose_definition_nobody_has_is_left_alone_and_reported(
     async with orchestrating(database, SAGA, worker=False) as orchestrator:
         handle = await orchestrator.start("one", Order())
     await run_sql(database, "UPDATE eventsaga.sagas SET wake_at = wake_at - interval '1 minute'")
-    changed = one_step(nothing, compensate=nothing)
+    changed = Saga(
+        "one", version=2, context=Order, steps=[Step("only", nothing, compensate=nothing)]
+    )
     async with orchestrating(database, changed) as orchestrator:
         known = await orchestrator.start("one", Order())
         await known.result(timeout=10)
@@ -170,4 +172,4 @@ async def test_a_saga_whose_definition_nobody_has_is_left_alone_and_reported(
 
     assert (stranded.name, stranded.sagas) == ("one", 1)
     assert state.status is Status.PENDING
-    assert await until(database, "SELECT count(*) FROM eventsaga.definitions") == 1
+    assert await until(database, "SELECT count(*) FROM eventsaga.definitions") == 2

@@ -4,45 +4,22 @@ Everything that can be refused is refused here, before anything is written.
 """
 
 import hashlib
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
-
-from pydantic import BaseModel
+from uuid import UUID
 
 from eventsaga.core.commands import StartSaga, Wake
 from eventsaga.core.decide import transition
 from eventsaga.core.state import State
 from eventsaga.errors import PayloadError
 from eventsaga.identity import new_id
+from eventsaga.runtime.answers import SagaAnswers
 from eventsaga.saga import Saga
 from eventsaga.store.ports import Start, StartResult
-from eventsaga.wire.payload import dump, dump_canonical, to_json_object, to_model
+from eventsaga.wire.payload import dump_canonical
 
 _MAX_KEY: Final = 500
 _MAX_CORRELATION_ID: Final = 200
-
-
-def checked_input(
-    saga: Saga[Any], context: BaseModel | Mapping[str, Any], *, what: str = "$"
-) -> dict[str, Any]:
-    """Return *context* as the JSON data that is recorded.
-
-    Args:
-        saga: Its model decides what fits.
-        context: The model, or a mapping that fits it.
-        what: Root of the path that an error names.
-
-    Raises:
-        PayloadError: If it cannot be stored, or does not fit the model.
-    """
-    if isinstance(context, BaseModel) and not isinstance(context, saga.context):
-        kind, wanted = type(context).__name__, saga.context.__name__
-        raise PayloadError(what, f"saga {saga.name!r} takes {wanted}, not {kind}")
-    plain = to_json_object(context, what=what)
-    # Back and forth once: what is stored is what every later load will see.
-    model = to_model(saga.context, dump(plain), what=what)
-    return plain if isinstance(context, BaseModel) else to_json_object(model, what=what)
 
 
 def prepare(
@@ -78,10 +55,43 @@ def prepare(
     decided = transition(saga.definition, State(saga_id), command)
     events, state = decided.events, decided.state
     if begin:
-        first = transition(saga.definition, state, Wake(at=at))
+        first = transition(saga.definition, state, Wake(at=at), SagaAnswers(saga))
         events, state = events + first.events, first.state
     digest = hashlib.sha256(dump_canonical(context).encode()).digest()
     return Start(events=events, state=state, owned=begin, digest=digest, done=_ignored)
+
+
+def prepare_child(
+    saga: Saga[Any],
+    saga_id: UUID,
+    context: dict[str, Any],
+    *,
+    parent: State,
+    step: str,
+    at: datetime,
+) -> Start:
+    """Return the start of a child; sent again, it starts nothing.
+
+    Args:
+        saga: What to start.
+        saga_id: Follows from the parent and the step.
+        context: Checked, and recorded by the parent.
+        parent: Where the parent stands.
+        step: The step that the child is.
+        at: The database's time.
+    """
+    command = StartSaga(
+        at=at,
+        context=context,
+        correlation_id=parent.correlation_id,
+        parent_id=parent.saga_id,
+        parent_step=step,
+    )
+    decided = transition(saga.definition, State(saga_id), command)
+    digest = hashlib.sha256(dump_canonical(context).encode()).digest()
+    return Start(
+        events=decided.events, state=decided.state, owned=False, digest=digest, done=_ignored
+    )
 
 
 def _correlation_id(text: str) -> str:

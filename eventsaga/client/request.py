@@ -1,0 +1,122 @@
+"""How is something asked of a saga? A row in its inbox, and the answer of whoever takes it.
+
+What is plainly illegal is refused here already, by the same rules: the saga's history is
+read, and its definition is the registered one, or the shape that was stored with it.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from eventsaga.core.evolve import replay
+from eventsaga.core.graph import SagaDefinition
+from eventsaga.core.shape import nodes_from
+from eventsaga.core.state import State
+from eventsaga.core.verbs import Legal, require
+from eventsaga.errors import IllegalCommandError, SagaNotFoundError, UnknownSagaError
+from eventsaga.identity import new_id
+from eventsaga.runtime.prepare import printable
+from eventsaga.saga import Saga
+from eventsaga.store.ports import DefinitionKey, Message, Reply
+from eventsaga.store.postgres.store import PostgresStore
+from eventsaga.wire.payload import to_json_object
+
+_MAX_ACTOR: Final = 200
+_SHORTEST: Final = 0.01
+_LONGEST: Final = 0.5
+
+
+class Requests:
+    """Leaves requests, and waits for their answers.
+
+    Args:
+        store: Where the inboxes are.
+        sagas: What is registered here.
+    """
+
+    def __init__(self, store: PostgresStore, sagas: Mapping[DefinitionKey, Saga[Any]]) -> None:
+        self._store = store
+        self._sagas = sagas
+
+    async def judged(self, saga_id: UUID) -> tuple[State, SagaDefinition]:
+        """Return where a saga stands, and its definition.
+
+        Raises:
+            SagaNotFoundError: If there is no such saga.
+            UnknownSagaError: If its definition is neither registered nor stored.
+        """
+        history = await self._store.history(saga_id)
+        if not history:
+            raise SagaNotFoundError(saga_id)
+        state = replay((stored.event for stored in history), State(saga_id))
+        key = (state.saga_name, state.version, state.fingerprint)
+        saga = self._sagas.get(key)
+        if saga is not None:
+            return state, saga.definition
+        shape = await self._store.graph(key)
+        if shape is None:
+            raise UnknownSagaError(state.saga_name, tuple(name for name, _, _ in self._sagas))
+        nodes = nodes_from(shape)
+        return state, SagaDefinition(name=state.saga_name, version=state.version, nodes=nodes)
+
+    async def require(self, saga_id: UUID, legal: Legal) -> None:
+        """Refuse what the saga would refuse now.
+
+        Raises:
+            SagaNotFoundError: If there is no such saga.
+            IllegalCommandError: With the requests that would be legal.
+        """
+        state, definition = await self.judged(saga_id)
+        require(definition, state, *legal)
+
+    async def post(
+        self,
+        saga_id: UUID,
+        kind: str,
+        data: Mapping[str, Any],
+        actor: str,
+        *,
+        message_id: UUID | None = None,
+        connection: object = None,
+    ) -> Message:
+        """Leave a request; on return it is durable, unless it is in the caller's transaction.
+
+        Raises:
+            SagaNotFoundError: If there is no such saga.
+            PayloadError: If it cannot be stored.
+        """
+        message = Message(
+            saga_id=saga_id,
+            message_id=message_id or new_id(),
+            kind=kind,
+            data=to_json_object(data),
+            actor=printable("actor", actor, _MAX_ACTOR),
+        )
+        if connection is None:
+            is_left = await self._store.post(message)
+        else:
+            is_left = await self._store.post_within(connection, message)
+        if not is_left:
+            raise SagaNotFoundError(saga_id)
+        return message
+
+    async def answered(self, message: Message, timeout: float) -> bool:  # noqa: ASYNC109
+        """Wait for the answer to *message*, and return whether there was one in time.
+
+        Raises:
+            IllegalCommandError: If the saga refused it.
+        """
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + timeout, _SHORTEST
+        while loop.time() < until:
+            answer = await self._store.answer(message.saga_id, message.message_id)
+            match answer.reply:
+                case Reply.TAKEN:
+                    return True
+                case Reply.REFUSED:
+                    raise IllegalCommandError.read(message.kind, answer.reason)
+                case Reply.OPEN:
+                    await asyncio.sleep(pause)
+                    pause = min(_LONGEST, pause * 1.5)
+        return False

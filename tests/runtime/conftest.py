@@ -1,0 +1,17 @@
+"""What does every test of sagas that end promise? That the store finds nothing wrong after it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from eventsaga.settings import Settings
+from eventsaga.store.postgres.store import PostgresStore
+from eventsaga.store.postgres.verify import verify
+
+
+@pytest.fixture
+async def sound(database: str) -> AsyncIterator[None]:
+    """After the test, every saga of its database is as it must be."""
+    yield
+    async with PostgresStore(database, Settings()) as store:
+        assert [str(violation) async for violation in verify(store)] == []
