@@ -5,7 +5,21 @@ from typing import Annotated, Final
 
 import typer
 
-from eventsaga.cli import cancel, check, db, demo, listing, show, start, worker
+from eventsaga.cli import (
+    check,
+    compatible,
+    db,
+    demo,
+    diagram,
+    explain,
+    history,
+    listing,
+    show,
+    start,
+    tell,
+    verbs,
+    worker,
+)
 from eventsaga.cli.fail import Answer, guarded, with_example
 from eventsaga.cli.target import DatabaseUrl, Schema, aim
 
@@ -66,10 +80,19 @@ _COMMANDS: Final[Mapping[str, Callable[..., Answer]]] = {
     "start": start.start,
     "list": listing.list_sagas,
     "show": show.show_saga,
-    "history": show.history,
-    "cancel": cancel.cancel,
+    "history": history.history,
+    "diagram": diagram.diagram,
+    "explain": explain.explain,
+    "signal": tell.signal,
+    "cancel": verbs.cancel,
+    "retry": verbs.retry,
+    "skip": verbs.skip,
+    "resolve": verbs.resolve,
+    "abandon": verbs.abandon,
+    "undo": verbs.undo,
     "verify": check.verify,
     "rebuild": check.rebuild,
+    "check": compatible.check,
 }
 _DB_COMMANDS: Final[Mapping[str, Callable[..., Answer]]] = {
     "upgrade": db.upgrade,

@@ -1,7 +1,6 @@
 """Is what is stored still true, and how is it put right? `verify` asks, `rebuild` repairs."""
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
@@ -10,11 +9,11 @@ import typer
 from eventsaga.cli import ids, target
 from eventsaga.cli.fail import NO, OK
 from eventsaga.cli.output import AsJson, clean, note, say, say_json
+from eventsaga.cli.progress import progress
 from eventsaga.cli.target import DatabaseUrl, Schema
 
 if TYPE_CHECKING:
     from eventsaga.store.postgres.rebuild import Repair
-    from eventsaga.store.postgres.scan import Progress
     from eventsaga.store.postgres.store import PostgresStore
 
 # If everything is broken, the first thousand say as much as all.
@@ -56,7 +55,7 @@ async def verify(
     count = 0
     async with target.opened() as orchestrator:
         chosen = await _found(orchestrator.store, saga_ids)
-        with _progress("verifying") as watched:
+        with progress("verifying") as watched:
             async for violation in violations_of(
                 orchestrator.store, chosen, progress=watched.report
             ):
@@ -131,7 +130,7 @@ async def rebuild(
     target.aim(database_url, schema)
     async with target.opened() as orchestrator:
         chosen = await _found(orchestrator.store, saga_ids)
-        with _progress("rebuilding") as watched:
+        with progress("rebuilding") as watched:
             found = repairs_of(
                 orchestrator.store,
                 chosen,
@@ -182,42 +181,3 @@ def _sagas(count: int) -> str:
 
 async def _found(store: "PostgresStore", texts: list[str] | None) -> list[UUID] | None:
     return [await ids.find(store, text) for text in texts] if texts else None
-
-
-class _Watched:
-    """How far a run is, with or without somebody who watches."""
-
-    def __init__(self, shown: "Progress | None" = None) -> None:
-        self.done = 0
-        self._shown = shown
-
-    def report(self, done: int, total: int) -> None:
-        """Take note of progress."""
-        self.done = done
-        if self._shown is not None:
-            self._shown(done, total)
-
-
-@contextmanager
-def _progress(what: str) -> Generator[_Watched]:
-    """Show a bar on standard error, if a person looks at it."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Watched()
-        return
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Answers are for standard output, also while the bar is there.
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bar:
-        task = bar.add_task(what, total=None)
-        yield _Watched(lambda done, total: bar.update(task, completed=done, total=total))

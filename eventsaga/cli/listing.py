@@ -16,6 +16,7 @@ from eventsaga.cli.output import (
     say_json,
     show,
     show_with_notes,
+    some,
     styled,
     width,
 )
@@ -136,7 +137,7 @@ def _show_table(rows: "Sequence[SagaRow]") -> None:
 
 def _matter(row: "SagaRow") -> str:
     """Return what is going on in a saga, or what went wrong."""
-    parts: list[str] = [", ".join(row.current_steps)]
+    parts: list[str] = [some(row.current_steps)]
     if row.error is not None:
         step, message = row.error.get("step_name"), str(row.error.get("message", ""))
         parts.append(f"{step}: {message}" if step else message)
@@ -159,6 +160,8 @@ def _as_json(row: "SagaRow") -> dict[str, Any]:
         "updated_at",
         "owner",
         "wake_at",
+        "parent_id",
+        "parent_step",
     )
     return {name: getattr(row, name) for name in names}
 

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from eventsaga.client import Orchestrator
     from eventsaga.saga import Saga
 
-_HELP: Final = (
+HELP: Final = (
     "What holds the sagas, as module:name. It is an Orchestrator, a Saga, a list of them, or "
     "a function without arguments that returns one of these. The current directory is "
     "searched first."
 )
 
-ModuleArgument = Annotated[str, typer.Argument(metavar="MODULE:NAME", help=_HELP)]
+ModuleArgument = Annotated[str, typer.Argument(metavar="MODULE:NAME", help=HELP)]
 ModuleOption = Annotated[
-    str, typer.Option("--module", "-m", metavar="MODULE:NAME", help=_HELP, show_default=False)
+    str, typer.Option("--module", "-m", metavar="MODULE:NAME", help=HELP, show_default=False)
 ]
 
 
@@ -37,9 +37,7 @@ def load(reference: str) -> "Orchestrator":
     """
     from eventsaga.client import Orchestrator
 
-    found = _found(reference)
-    if callable(found) and not isinstance(found, type):
-        found = _careful(reference, "called", found)
+    found = _called(reference)
     if isinstance(found, Orchestrator):
         _require_same_target(reference, found)
         return found
@@ -56,6 +54,41 @@ def load_idle(reference: str) -> "Orchestrator":
 
     loaded = load(reference)
     return Orchestrator(loaded.store.url, loaded.sagas, worker=False, settings=loaded.settings)
+
+
+def load_bare(reference: str) -> tuple["Orchestrator", Sequence["Saga[Any]"]]:
+    """Return an orchestrator that knows no saga, and the sagas that it would have.
+
+    It looks at the database and leaves no trace there.
+
+    Raises:
+        CommandError: If it cannot be imported, or is something else.
+    """
+    from eventsaga.client import Orchestrator
+
+    loaded = load(reference)
+    bare = Orchestrator(loaded.store.url, worker=False, settings=loaded.settings)
+    return bare, loaded.sagas
+
+
+def sagas_of(reference: str) -> Sequence["Saga[Any]"]:
+    """Return the sagas that *reference* stands for; no database is needed for that.
+
+    Raises:
+        CommandError: If it cannot be imported, or is something else.
+    """
+    from eventsaga.client import Orchestrator
+
+    found = _called(reference)
+    return found.sagas if isinstance(found, Orchestrator) else _sagas(reference, found)
+
+
+def _called(reference: str) -> object:
+    """Return what *reference* names or, if that is a function, what it returns."""
+    found = _found(reference)
+    if callable(found) and not isinstance(found, type):
+        return _careful(reference, "called", found)
+    return found
 
 
 def _found(reference: str) -> object:

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WIDE: Final = 1000
 _INDENT: Final = 4
+_MOST_NAMES: Final = 10
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")
@@ -147,6 +148,13 @@ def duration(delta: timedelta) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def some(names: Iterable[str]) -> str:
+    """Return *names* in a row, or the first ones and how many there are besides."""
+    named = list(names)
+    more = [f"… and {len(named) - _MOST_NAMES:,} more"] if len(named) > _MOST_NAMES else []
+    return ", ".join([*named[:_MOST_NAMES], *more])
 
 
 def compact_json(value: Any) -> str:

@@ -22,6 +22,7 @@ from eventsaga.cli.output import (
     say_json,
     show,
     show_with_notes,
+    some,
     styled,
     width,
 )
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from eventsaga.core.state import State
     from eventsaga.observe.timeline import Line
-    from eventsaga.store.examine import EventRecord
     from eventsaga.store.ports import SagaRow
 
 
@@ -44,18 +44,24 @@ async def show_saga(
         bool,
         typer.Option("--verbose", "-v", help="Also show idempotency keys, results and workers."),
     ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="A line for each of many items, too.")
+    ] = False,
     database_url: DatabaseUrl = None,
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
     """Show where a saga stands and what happened to it.
 
-    One line an attempt; times are UTC. The beginning of the id is enough.
+    One line an attempt; times are UTC. The beginning of the id is enough. Of a group with
+    many items, those that went well are one line.
 
     Example:
       eventsaga show 01a205d7-ba5e -v
     """
-    from eventsaga.core.state import State, replay
+    from eventsaga.core.evolve import replay
+    from eventsaga.core.state import State
+    from eventsaga.observe.summary import summary
     from eventsaga.observe.timeline import timeline
 
     target.aim(database_url, schema)
@@ -63,50 +69,17 @@ async def show_saga(
         found = await ids.find(orchestrator.store, saga_id)
         history = await orchestrator.history(found)
         row = await orchestrator.store.get(found)
+        children = await orchestrator.store.children(found)
     state = replay((stored.event for stored in history), State(found))
     lines = timeline(history)
     if as_json:
-        say_json(_as_json(state, row, lines))
+        say_json(_as_json(state, row, children, lines))
         return OK
     show(_title(state))
     show(_header(state, row))
+    _show_children(children)
     say()
-    _show_timeline(lines, verbose=verbose)
-    return OK
-
-
-async def history(
-    saga_id: SagaId,
-    *,
-    database_url: DatabaseUrl = None,
-    schema: Schema = None,
-    as_json: AsJson = False,
-) -> int:
-    """Print the events of a saga as they are stored.
-
-    With --json one object a line. Works for histories too that nobody can read any more.
-
-    Example:
-      eventsaga history 01a205d7 --json | jq -c '[.seq, .type]'
-    """
-    from eventsaga.store.postgres.scan import Statements, read_events
-
-    target.aim(database_url, schema)
-    async with target.opened() as orchestrator:
-        store = orchestrator.store
-        found = await ids.find(store, saga_id)
-        async with store.connection() as connection:
-            records = await read_events(connection, Statements.of(store), found)
-    if as_json:
-        for record in records:
-            say_json(_record_as_json(record))
-        return OK
-    table = grid(columns=4)
-    for record in records:
-        at = "time out of range" if record.occurred_at is None else instant(record.occurred_at)
-        cells = (str(record.seq), at, record.type, record.data or "")
-        table.add_row(*(styled(cell) for cell in cells))
-    show(table)
+    _show_timeline(lines if everything else summary(lines), verbose=verbose)
     return OK
 
 
@@ -133,11 +106,12 @@ def _header(state: "State", row: "SagaRow | None") -> "Table":
         "version": "" if state.version == 1 else str(state.version),
         "deadline": "" if state.deadline_at is None else instant(state.deadline_at),
         "key": state.key or "",
+        "parent": "" if state.parent_id is None else f"{state.parent_id}, step {state.parent_step}",
         "correlation": state.correlation_id if state.correlation_id != str(state.saga_id) else "",
         "context": compact_json(state.context),
         "error": "" if error is None else _error(error),
-        "in doubt": ", ".join(in_doubt),
-        "now": "" if state.status.is_settled else _now(state, row),
+        "in doubt": some(in_doubt),
+        "now": _next(state) if state.status.is_settled else _now(state, row),
     }
     table = grid(columns=2)
     for label, text in facts.items():
@@ -145,6 +119,22 @@ def _header(state: "State", row: "SagaRow | None") -> "Table":
             style = "yellow" if label == "in doubt" else "red" if label == "error" else ""
             table.add_row(styled(f"  {label}", "dim"), styled(text, style))
     return table
+
+
+def _show_children(children: "Sequence[SagaRow]") -> None:
+    if not children:
+        return
+    table = grid(columns=4)
+    for number, row in enumerate(children[:_MOST_CHILDREN]):
+        table.add_row(
+            styled("" if number else "  children", "dim"),
+            str(row.saga_id),
+            styled(row.status, STATUS_STYLES[row.status]),
+            styled(f"{row.name}, step {row.parent_step}"),
+        )
+    if len(children) > _MOST_CHILDREN:
+        table.add_row("", f"… and {len(children) - _MOST_CHILDREN:,} more", "", "")
+    show(table)
 
 
 def _last(state: "State") -> str:
@@ -157,11 +147,18 @@ def _error(error: dict[str, Any]) -> str:
     return f"{step}: {error['message']}" if step else str(error["message"])
 
 
+def _next(state: "State") -> str:
+    """Return what a person may do about a saga that is settled."""
+    if state.status != "PARKED":
+        return ""
+    return f"a person is needed: `eventsaga explain {state.saga_id}` says what may be done"
+
+
 def _now(state: "State", row: "SagaRow | None") -> str:
     """Return who goes on with the saga, and when."""
     if row is None:
         return "nobody: it has no row; `eventsaga rebuild` makes one"
-    steps = ", ".join(state.open_steps)
+    steps = some(state.open_steps)
     at_work = f" on {steps}" if steps else ""
     if row.owner is not None:
         return f"worker {row.owner}{at_work}"
@@ -186,12 +183,20 @@ _OUTCOME_STYLES: Final = {
     "parked": "bold red",
     "completed": "bold green",
     "compensated": "bold yellow",
+    "sleeping": "cyan",
+    "waiting": "cyan",
+    "asking": "cyan",
+    "skipped": "dim",
+    "undo requested": "yellow",
+    "given up": "bold red",
+    "not told": "red",
 }
 
 
 # A line with a step of 20 characters and a short message takes so much.
 _ROOM_FOR_DETAIL: Final = 120
 _ROOM_FOR_CLOCK: Final = 80
+_MOST_CHILDREN: Final = 20
 
 
 def _show_timeline(lines: "Sequence[Line]", *, verbose: bool) -> None:
@@ -208,7 +213,7 @@ def _show_timeline(lines: "Sequence[Line]", *, verbose: bool) -> None:
         table.add_row(
             f"+{(line.at - start).total_seconds():.3f} s",
             instant_of(line.at) if room >= _ROOM_FOR_CLOCK else "",
-            _subject(line),
+            styled(line.subject, "bold" if line.step is None else ""),
             styled(line.outcome, _style(line)),
             "" if line.took is None else duration(line.took),
             detail if beside else "",
@@ -218,13 +223,6 @@ def _show_timeline(lines: "Sequence[Line]", *, verbose: bool) -> None:
         show(table)
     else:
         show_with_notes(table, below)
-
-
-def _subject(line: "Line") -> "Text":
-    if line.step is None:
-        return styled("saga", "bold")
-    undo = "undo " if line.operation == "compensate" else ""
-    return styled(f"{undo}{line.step} #{line.attempt}")
 
 
 def _style(line: "Line") -> str:
@@ -246,7 +244,12 @@ def _more(line: "Line") -> str:
 # -- for programs -------------------------------------------------------------------------
 
 
-def _as_json(state: "State", row: "SagaRow | None", lines: "Sequence[Line]") -> dict[str, Any]:
+def _as_json(
+    state: "State",
+    row: "SagaRow | None",
+    children: "Sequence[SagaRow]",
+    lines: "Sequence[Line]",
+) -> dict[str, Any]:
     from eventsaga.core.state import Phase
     from eventsaga.store.projection import current_steps, error_of
 
@@ -264,6 +267,14 @@ def _as_json(state: "State", row: "SagaRow | None", lines: "Sequence[Line]") -> 
         "error": error_of(state),
         "correlation_id": state.correlation_id,
         "key": state.key,
+        "parent": None
+        if state.parent_id is None
+        else {"saga_id": state.parent_id, "step": state.parent_step},
+        "children": [
+            {"saga_id": child.saga_id, "step": child.parent_step}
+            | {"name": child.name, "status": child.status}
+            for child in children
+        ],
         "deadline_at": state.deadline_at,
         "seq": state.seq,
         "created_at": state.created_at,
@@ -281,22 +292,3 @@ def _line_as_json(line: "Line", start: datetime) -> dict[str, Any]:
         "seconds": (line.at - start).total_seconds(),
         "took_seconds": None if took is None else took.total_seconds(),
     }
-
-
-def _record_as_json(record: "EventRecord") -> dict[str, Any]:
-    return {
-        **record._asdict(),
-        "data": _parsed(record.data),
-        "salt": None if record.salt is None else record.salt.hex(),
-        "hash": record.hash.hex(),
-    }
-
-
-def _parsed(text: str | None) -> Any:
-    """Return the data that *text* stands for; the text itself if nobody can tell."""
-    from eventsaga.wire.payload import load
-
-    try:
-        return None if text is None else load(text)
-    except ValueError:
-        return text

@@ -1,13 +1,12 @@
 """How is a saga started from a shell? Checked by its definition, and durable on return."""
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eventsaga.cli import target
-from eventsaga.cli.fail import NO, OK, CommandError
+from eventsaga.cli.fail import NO, OK
+from eventsaga.cli.given import json_object
 from eventsaga.cli.module import ModuleOption, load_idle
 from eventsaga.cli.output import AsJson, note, say, say_json
 from eventsaga.cli.target import DatabaseUrl, Schema
@@ -72,7 +71,7 @@ async def start(
       eventsaga start order -m shop.sagas:orchestrator -c @order.json --key order-4711 --wait 30
     """
     target.aim(database_url, schema)
-    given = _context(context)
+    given = json_object(context, "--context")
     async with load_idle(module) as orchestrator:
         handle = await orchestrator.start(name, given, key=key, correlation_id=correlation_id)
         if wait is None:
@@ -103,31 +102,3 @@ def _say(handle: "SagaHandle", state: "SagaState[Any] | None", *, as_json: bool)
     if state is not None and state.error is not None:
         step = f"{state.error.step_name}: " if state.error.step_name else ""
         note(f"eventsaga: {step}{state.error.message}")
-
-
-def _context(text: str) -> dict[str, Any]:
-    """Return the input that the option names.
-
-    Raises:
-        CommandError: If it cannot be read or is no JSON object.
-    """
-    from eventsaga.wire.payload import load
-
-    where = {"-": "standard input"}.get(text, text[1:] if text.startswith("@") else "--context")
-    try:
-        if text == "-":
-            source = sys.stdin.read()
-        elif text.startswith("@"):
-            source = Path(where).read_text(encoding="utf-8")
-        else:
-            source = text
-        value = load(source)
-    except OSError as error:
-        raise CommandError(f"{where} cannot be read: {error.strerror}") from error
-    except UnicodeError as error:
-        raise CommandError(f"{where} is not UTF-8 text") from error
-    except ValueError as error:
-        raise CommandError(f"{where} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CommandError(f'{where} must hold a JSON object such as {{"order_id": "4711"}}')
-    return cast("dict[str, Any]", value)

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from eventsaga.demo.printable import printable
-from eventsaga.observe.timeline import Line, timeline
+from eventsaga.observe.summary import summary
+from eventsaga.observe.timeline import timeline
 from eventsaga.store.ports import StoredEvent
 
 _STYLES: Final = {
@@ -30,10 +31,10 @@ def table_of(history: Sequence[StoredEvent]) -> Table:
         table.add_column(justify=justify, no_wrap=True)
     table.add_column(overflow="fold")
     start = history[0].event.at
-    for line in timeline(history):
+    for line in summary(timeline(history)):
         table.add_row(
             f"+{(line.at - start).total_seconds():.3f} s",
-            _subject(line),
+            Text(line.subject, "bold" if line.step is None else ""),
             Text(line.outcome, _STYLES.get(line.outcome, "")),
             "" if line.took is None else f"{line.took.total_seconds():.3f} s",
             Text(printable(line.detail)),
@@ -44,10 +45,3 @@ def table_of(history: Sequence[StoredEvent]) -> Table:
 def data_of(history: Sequence[StoredEvent]) -> list[dict[str, Any]]:
     """Return the same lines as data; instants as ISO 8601."""
     return [asdict(line) for line in timeline(history)]
-
-
-def _subject(line: Line) -> Text:
-    if line.step is None:
-        return Text("saga", "bold")
-    undo = "undo " if line.operation == "compensate" else ""
-    return Text(f"{undo}{line.step} #{line.attempt}")

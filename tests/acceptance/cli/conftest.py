@@ -6,8 +6,9 @@ from uuid import uuid4
 
 import pytest
 
+from eventsaga.pytest_plugin import in_database
 from tests.acceptance.cli.console import Console
-from tests.conftest import execute, in_database
+from tests.conftest import execute
 
 
 @pytest.fixture

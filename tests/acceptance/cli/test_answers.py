@@ -20,7 +20,16 @@ COMMANDS = [
     ("list",),
     ("show",),
     ("history",),
+    ("explain",),
+    ("signal",),
     ("cancel",),
+    ("retry",),
+    ("skip",),
+    ("resolve",),
+    ("abandon",),
+    ("undo",),
+    ("diagram",),
+    ("check",),
     ("verify",),
     ("rebuild",),
     ("db",),
@@ -168,7 +177,7 @@ def test_show_names_what_a_person_has_to_do_about_a_parked_saga(stocked: Stock) 
     answer = stocked.console.answer("show", stocked.parked)
     assert "PARKED" in answer.splitlines()[0]
     assert "compensation gave up on reserve: the warehouse is closed" in answer
-    assert "undo by hand what these steps left behind" in answer
+    assert "undo by hand what the step left behind, and resolve it" in answer
 
 
 def test_show_takes_the_beginning_of_an_id_and_says_more_if_asked(stocked: Stock) -> None:
@@ -243,7 +252,8 @@ def test_cancel_is_recorded_with_who_and_why(console: Console) -> None:
 def test_cancel_of_a_saga_that_has_ended_is_a_negative_answer(stocked: Stock) -> None:
     done = stocked.console.call("cancel", stocked.completed, "--reason", "late")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "the saga is COMPLETED already" in done.stderr
+    assert "the saga is COMPLETED\n" in done.stderr
+    assert f"eventsaga undo {stocked.completed} --reason" in done.stderr
 
 
 def test_verify_and_rebuild_have_nothing_to_say_about_a_sound_database(stocked: Stock) -> None:
@@ -292,7 +302,7 @@ def test_rebuild_leaves_a_broken_history_alone_and_says_so(console: Console) -> 
 def test_the_schema_comes_and_goes_by_command(empty_database: str) -> None:
     console = Console(empty_database)
     assert "there are no tables" in console.answer("db", "current", code=1)
-    assert console.json("db", "upgrade")["revision"] == "0001"
+    assert console.json("db", "upgrade")["revision"] == "0002"
     assert "the newest" in console.answer("db", "current")
     assert console.json("list")["sagas"] == []
     refused = console.call("db", "downgrade", "base")
@@ -311,4 +321,4 @@ def test_the_schema_may_have_another_name(empty_database: str) -> None:
 def test_the_printed_sql_makes_the_same_tables(empty_database: str) -> None:
     sql = Console(None).run("db", "sql").stdout
     asyncio.run(execute(empty_database, sql))
-    assert Console(empty_database).json("db", "current")["revision"] == "0001"
+    assert Console(empty_database).json("db", "current")["revision"] == "0002"

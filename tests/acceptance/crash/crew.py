@@ -30,15 +30,26 @@ class Crew:
         database: URL of the test's database.
         participant: URL of the other side.
         folder: Where marks and logs are kept.
+        program: Module that a worker runs.
+        environment: Variables that stand above those of `LEASE`.
     """
 
-    def __init__(self, database: str, participant: str, folder: Path) -> None:
+    def __init__(
+        self,
+        database: str,
+        participant: str,
+        folder: Path,
+        program: str = "tests.acceptance.crash.program",
+        **environment: str,
+    ) -> None:
         self._folder = folder
+        self._program = program
         marks = folder / "marks"
         marks.mkdir()
         self._environment = {
             **os.environ,
             **LEASE,
+            **environment,
             "EVENTSAGA_DATABASE_URL": database,
             "CRASH_PARTICIPANT": participant,
             "CRASH_MARKS": str(marks),
@@ -53,7 +64,7 @@ class Crew:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "tests.acceptance.crash.program",
+                self._program,
                 cwd=_ROOT,
                 env=self._environment,
                 stdout=asyncio.subprocess.PIPE,
@@ -96,9 +107,11 @@ class Crew:
 
 
 @asynccontextmanager
-async def crew(database: str, participant: str, folder: Path) -> AsyncGenerator[Crew]:
-    """Lend a crew and see that nobody is left behind."""
-    members = Crew(database, participant, folder)
+async def crew(
+    database: str, participant: str, folder: Path, **options: str
+) -> AsyncGenerator[Crew]:
+    """Lend a crew and see that nobody is left behind; *options* are those of `Crew`."""
+    members = Crew(database, participant, folder, **options)
     try:
         yield members
     finally:

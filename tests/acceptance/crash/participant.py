@@ -60,7 +60,7 @@ class Participant:
     after: Hook = _nothing
 
     async def answer(self, request: Request) -> Response:
-        """Apply a request once per key."""
+        """Apply a request once per key; one that asks is told what was done."""
         path = request.path_params
         call = Call(
             operation=path["operation"],
@@ -73,6 +73,9 @@ class Participant:
         await self.before(call)
         if call.operation == "do" and (call.step, call.number) in self.declined:
             return JSONResponse({"detail": "declined"}, status_code=402)
+        if call.operation == "ask":
+            done = bool(self.applied.get(("do", call.step, call.number)))
+            return JSONResponse({"done": done})
         target = (call.operation, call.step, call.number)
         if call.key not in self.applied[target]:
             self.applied[target].append(call.key)

@@ -54,7 +54,7 @@ async def test_what_has_no_id_is_undone_by_the_order(what: str) -> None:
 
     undo, _, unknown = what.partition(" ")
     order = Order.model_validate({**ORDER, "order_id": "ü%#1", **({} if unknown else KNOWN)})
-    compensate = order_saga(URLS).bound[STEPS[undo]].compensate
+    compensate = order_saga(URLS).bound.steps[STEPS[undo]].compensate
     assert compensate is not None
     await compensate.function(order, step(httpx.MockTransport(answer)))
 
@@ -73,6 +73,7 @@ def step(transport: httpx.AsyncBaseTransport) -> StepContext:
         timeout=timedelta(seconds=5),
         outcome="unknown",
         result=None,
+        results={},
         transport=transport,
     )
 

@@ -1,0 +1,216 @@
+"""What may a person do about a saga? Each verb is a request that the saga takes or refuses."""
+
+from typing import Annotated
+
+import typer
+
+from eventsaga.cli import target
+from eventsaga.cli.ask import ANSWER_SECONDS, Actor, Patience, Reason, StepArgument, ask
+from eventsaga.cli.given import json_object
+from eventsaga.cli.ids import SagaId
+from eventsaga.cli.output import AsJson
+from eventsaga.cli.target import DatabaseUrl, Schema
+from eventsaga.core.events import Resolution
+
+
+async def cancel(
+    saga_id: SagaId,
+    *,
+    reason: Reason,
+    actor: Actor = None,
+    patience: Patience = ANSWER_SECONDS,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Ask a saga to stop and to compensate what has happened.
+
+    A saga that has ended, or has passed its pivot, refuses: exit 1, with what it would take.
+
+    Example:
+      eventsaga cancel 01a205d7 --reason 'the customer called'
+    """
+    target.aim(database_url, schema)
+    return await ask(
+        "cancel",
+        saga_id,
+        lambda orchestrator, found, who: orchestrator.cancel(
+            found, reason, actor=who, timeout=patience
+        ),
+        reason=reason,
+        actor=actor,
+        as_json=as_json,
+    )
+
+
+async def retry(
+    saga_id: SagaId,
+    *,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            "--step",
+            metavar="STEP",
+            help="Only this step; otherwise all that gave up.",
+            show_default=False,
+        ),
+    ] = None,
+    reason: Reason,
+    actor: Actor = None,
+    patience: Patience = ANSWER_SECONDS,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Let a parked saga try again what gave up, with a new budget of attempts.
+
+    Example:
+      eventsaga retry 01a205d7 --reason 'the warehouse is open again'
+      eventsaga retry 01a205d7 --step release --reason 'only this one'
+    """
+    target.aim(database_url, schema)
+    return await ask(
+        "retry",
+        saga_id,
+        lambda orchestrator, found, who: orchestrator.retry(
+            found, step=step, reason=reason, actor=who, timeout=patience
+        ),
+        reason=reason,
+        actor=actor,
+        as_json=as_json,
+    )
+
+
+async def skip(
+    saga_id: SagaId,
+    step: StepArgument,
+    *,
+    reason: Reason,
+    actor: Actor = None,
+    patience: Patience = ANSWER_SECONDS,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Let a parked saga go on without a step, or leave the step uncompensated.
+
+    A saga with a compensation that was skipped ends as FAILED, and lists the step.
+
+    Example:
+      eventsaga skip 01a205d7 send_mail --reason 'told by phone'
+    """
+    target.aim(database_url, schema)
+    return await ask(
+        "skip",
+        saga_id,
+        lambda orchestrator, found, who: orchestrator.skip(
+            found, step, reason=reason, actor=who, timeout=patience
+        ),
+        reason=reason,
+        actor=actor,
+        as_json=as_json,
+    )
+
+
+async def resolve(
+    saga_id: SagaId,
+    step: StepArgument,
+    resolution: Annotated[
+        Resolution,
+        typer.Argument(
+            metavar="succeeded|failed|compensated", help="What became of it, as you found out."
+        ),
+    ],
+    *,
+    result: Annotated[
+        str | None,
+        typer.Option(
+            "--result",
+            metavar="JSON",
+            help="What the step would have returned: JSON, @FILE, or - for standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    reason: Reason,
+    actor: Actor = None,
+    patience: Patience = ANSWER_SECONDS,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Tell a parked saga what became of a step that gave up.
+
+    It succeeded, it did not happen (failed), or it was undone by hand (compensated).
+
+    Example:
+      eventsaga resolve 01a205d7 charge failed --reason 'no such payment, the bank says'
+      eventsaga resolve 01a205d7 charge succeeded --result '{"payment": "p-1"}' --reason found
+    """
+    target.aim(database_url, schema)
+    given = None if result is None else json_object(result, "--result")
+    return await ask(
+        "resolve",
+        saga_id,
+        lambda orchestrator, found, who: orchestrator.resolve(
+            found, step, resolution, result=given, reason=reason, actor=who, timeout=patience
+        ),
+        reason=reason,
+        actor=actor,
+        as_json=as_json,
+    )
+
+
+async def abandon(
+    saga_id: SagaId,
+    *,
+    reason: Reason,
+    actor: Actor = None,
+    patience: Patience = ANSWER_SECONDS,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """End a parked saga as FAILED; what stays uncompensated is listed in its history.
+
+    Example:
+      eventsaga abandon 01a205d7 --reason 'refunded by hand'
+    """
+    target.aim(database_url, schema)
+    return await ask(
+        "abandon",
+        saga_id,
+        lambda orchestrator, found, who: orchestrator.abandon(
+            found, reason=reason, actor=who, timeout=patience
+        ),
+        reason=reason,
+        actor=actor,
+        as_json=as_json,
+    )
+
+
+async def undo(
+    saga_id: SagaId,
+    *,
+    reason: Reason,
+    actor: Actor = None,
+    patience: Patience = ANSWER_SECONDS,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compensate a saga that has completed.
+
+    Example:
+      eventsaga undo 01a205d7 --reason 'returned within 14 days'
+    """
+    target.aim(database_url, schema)
+    return await ask(
+        "undo",
+        saga_id,
+        lambda orchestrator, found, who: orchestrator.undo(
+            found, reason=reason, actor=who, timeout=patience
+        ),
+        reason=reason,
+        actor=actor,
+        as_json=as_json,
+    )
