@@ -1,0 +1,1 @@
+"""Sagas to read and to run: ``python -m examples.approval``."""
