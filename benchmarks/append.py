@@ -90,7 +90,6 @@ class _Saga:
                 expected=before.seq,
                 previous_hash=self._hash,
                 events=decided.events,
-                before=before.status,
                 state=decided.state,
                 done=self._appended,
             ),
