@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from eventsaga import failpoints
 from eventsaga.client.explain import Explanation, explain
 from eventsaga.client.handle import SagaHandle
 from eventsaga.client.request import Requests
@@ -26,6 +27,7 @@ from eventsaga.errors import (
     UnknownSagaError,
 )
 from eventsaga.identity import new_id
+from eventsaga.observe.log import logger
 from eventsaga.runtime.clock import DatabaseClock
 from eventsaga.runtime.mail import checked_payload, signal_id
 from eventsaga.runtime.prepare import prepare
@@ -50,6 +52,8 @@ from eventsaga.wire.payload import to_json_object
 _ANSWER_SECONDS: Final = 5.0
 _REALIGN_SECONDS: Final = 60.0
 _BREATHE_EVERY: Final = 50
+
+_log = logger("client")
 
 
 class Orchestrator:
@@ -113,6 +117,8 @@ class Orchestrator:
         return self._with_worker
 
     async def __aenter__(self) -> Self:
+        for points in failpoints.arm_from_environment():
+            _log.warning("failpoints_armed", points=points)
         await self.store.__aenter__()
         try:
             await self._align()

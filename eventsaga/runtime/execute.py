@@ -20,6 +20,7 @@ from typing import Any, Final
 import httpx
 from pydantic import BaseModel
 
+from eventsaga import failpoints
 from eventsaga.contexts import to_context
 from eventsaga.core.commands import RecordDoubt, RecordFailure, RecordHook, RecordSuccess
 from eventsaga.core.definition import group_of, item_index
@@ -153,7 +154,13 @@ async def _call(attempt: Attempt, tools: Tools, function: BoundFunction) -> obje
     arguments: tuple[Any, ...] = (context,)
     if function.takes_step:
         arguments = (context, _step_context(attempt, tools, allowed))
-    return await _called(tools, function, arguments, allowed)
+    if not failpoints.armed:
+        return await _called(tools, function, arguments, allowed)
+    text = f"{attempt.effect.operation}/{attempt.effect.step}"
+    await failpoints.reach("before_effect", text=text)
+    result = await _called(tools, function, arguments, allowed)
+    await failpoints.reach("after_effect", text=text)
+    return result
 
 
 async def _called(
@@ -288,7 +295,11 @@ async def run_hook(saga: Saga[Any], state: State, effect: RunHook, tools: Tools)
         arguments: tuple[Any, ...] = (context,)
         if function.takes_step:
             arguments = (context, _hook_context(state, effect, tools))
+        if failpoints.armed:
+            await failpoints.reach("before_hook", text=effect.hook)
         await _called(tools, function, arguments, _HOOK_TIMEOUT)
+        if failpoints.armed:
+            await failpoints.reach("after_hook", text=effect.hook)
     except Exception as error:  # noqa: BLE001 - whatever a hook raises is its outcome
         return RecordHook(
             at=tools.clock.now(),

@@ -132,7 +132,9 @@ class Run:
         self._answers = SagaAnswers(saga)
         self._last_hash = last_hash
         self._mailbox: deque[_Mail] = deque()
-        self._messages: set[UUID] = set()
+        # Requests that were seen, each as of when it was posted: a look at the inbox may be
+        # older than the commit that answers them.
+        self._messages: set[tuple[UUID, datetime | None]] = set()
         self._attempts: dict[_Key, asyncio.Task[None]] = {}
         # Children that are known to exist, by step and attempt.
         self._children: set[tuple[str, int]] = set()
@@ -172,9 +174,10 @@ class Run:
 
         It stays in the inbox until its events are committed, and is read again until then.
         """
-        if self.is_over or message.message_id in self._messages:
+        seen = (message.message_id, message.posted_at)
+        if self.is_over or seen in self._messages:
             return
-        self._messages.add(message.message_id)
+        self._messages.add(seen)
         try:
             command = command_of(message, self.saga, self.state, self._host.clock.now())
         except MessageRefusedError as error:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from eventsaga import failpoints
 from eventsaga.core.commands import Recover
 from eventsaga.core.difference import changes
 from eventsaga.core.state import State
@@ -435,6 +436,8 @@ class Worker:
         worker_id = self.worker_id
         claimed = await self._claimed()
         messages = await self._store.read_mail(worker_id, _MAIL_BATCH)
+        if failpoints.armed and claimed:
+            await failpoints.reach("before_recovery")
         if worker_id != self.worker_id:
             return 1  # the lease was lost meanwhile: these sagas are not ours any more
         mail: defaultdict[UUID, list[Message]] = defaultdict(list)
@@ -442,6 +445,8 @@ class Worker:
             mail[message.saga_id].append(message)
         for saga in claimed:
             self._adopt(saga, mail.pop(saga.saga_id, ()))
+        if failpoints.armed and claimed:
+            await failpoints.reach("after_recovery")
         for saga_id, received in mail.items():
             run = self._runs.get(saga_id)
             if run is not None:  # else it has just ended here, or is just being started

@@ -1,7 +1,7 @@
 """What can a store do? The verbs that the runtime needs, and the data that they carry."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
@@ -154,6 +154,7 @@ class Message:
         message_id: The same id is taken once.
         kind: What is asked, for example ``cancel``.
         actor: Who asks.
+        posted_at: When it was posted, or posted anew after a refusal; None until then.
     """
 
     saga_id: UUID
@@ -161,6 +162,7 @@ class Message:
     kind: str
     data: Mapping[str, Any]
     actor: str
+    posted_at: datetime | None = field(default=None, compare=False)
 
 
 class Reply(StrEnum):

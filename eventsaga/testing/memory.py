@@ -8,7 +8,7 @@ goes through the same codec and the same hash chain. Both stores pass one suite 
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import islice
@@ -385,15 +385,11 @@ class MemoryStore:
     def _leave(self, message: Message) -> bool:
         if message.saga_id not in self._rows:
             return False
-        plain = load(dump(message.data))
-        copy = Message(
-            saga_id=message.saga_id,
-            message_id=message.message_id,
-            kind=message.kind,
-            data=plain,
-            actor=message.actor,
-        )
-        self._inbox[message.saga_id].setdefault(message.message_id, _Letter(copy, self._now()))
+        box, now = self._inbox[message.saga_id], self._now()
+        known = box.get(message.message_id)
+        if known is None or known.refused is not None:
+            letter = replace(message, data=load(dump(message.data)), posted_at=now)
+            box[message.message_id] = _Letter(letter, now)
         return True
 
     async def read_mail(self, worker_id: UUID, limit: int) -> list[Message]:
@@ -418,7 +414,7 @@ class MemoryStore:
         for saga_id, message_id, reason in refusals:
             letter = self._inbox[saga_id].get(message_id)
             if letter is not None:
-                letter.refused = reason
+                letter.refused, letter.created_at = reason, self._now()
 
     async def answer(self, saga_id: UUID, message_id: UUID) -> Answer:
         """Return what became of a request."""

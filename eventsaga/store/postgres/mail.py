@@ -27,7 +27,7 @@ SELECT count(*) AS sagas FROM saga
 """
 
 READ: Final = """
-SELECT i.saga_id, i.id, i.kind, i.data, i.actor
+SELECT i.saga_id, i.id, i.kind, i.data, i.actor, i.created_at
   FROM eventsaga.inbox i
   JOIN eventsaga.sagas s USING (saga_id)
  WHERE s.owner = $1::uuid AND i.refused IS NULL
@@ -109,6 +109,7 @@ async def read(
             kind=row["kind"],
             data=_data(row["data"]),
             actor=row["actor"],
+            posted_at=row["created_at"],
         )
         for row in await connection.fetch(statement, worker_id, limit)
     ]

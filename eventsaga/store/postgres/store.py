@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from eventsaga import failpoints
 from eventsaga.core.state import Status
 from eventsaga.errors import DatabaseUnavailableError, EventSagaError
 from eventsaga.settings import Settings
@@ -56,6 +57,29 @@ _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
 
 
+def _failing(
+    verb: Callable[Concatenate["PostgresStore", _Arguments], Awaitable[_Answer]],
+) -> Callable[Concatenate["PostgresStore", _Arguments], "CoroutineType[Any, Any, _Answer]"]:
+    """Put failpoints before and after *verb*, under its name."""
+    name = verb.__name__
+
+    async def watched(
+        store: "PostgresStore", /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> _Answer:
+        if not failpoints.armed:
+            return await verb(store, *args, **kwargs)
+        try:
+            await failpoints.reach(f"before_{name}")
+            answer = await verb(store, *args, **kwargs)
+            await failpoints.reach(f"after_{name}")
+        except ConnectionError as error:
+            raise unavailable(error, store.url) from error
+        return answer
+
+    update_wrapper(watched, verb)
+    return watched  # type: ignore[return-value]  # CoroutineType to pyright, Coroutine to mypy
+
+
 def _asked_again(
     verb: Callable[Concatenate["PostgresStore", _Arguments], Awaitable[_Answer]],
 ) -> Callable[Concatenate["PostgresStore", _Arguments], "CoroutineType[Any, Any, _Answer]"]:
@@ -64,16 +88,17 @@ def _asked_again(
     After a restart of the server every pooled connection is broken: the first error makes
     the pool drop them all, so the second try is on a fresh one.
     """
+    watched = _failing(verb)
 
     async def twice(
         store: "PostgresStore", /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> _Answer:
         try:
-            return await verb(store, *args, **kwargs)
+            return await watched(store, *args, **kwargs)
         except DatabaseUnavailableError as error:
             if error.__cause__ is None or not outcome_is_unknown(error.__cause__):
                 raise
-        return await verb(store, *args, **kwargs)
+        return await watched(store, *args, **kwargs)
 
     update_wrapper(twice, verb)
     return twice  # type: ignore[return-value]  # CoroutineType to pyright, Coroutine to mypy
@@ -236,6 +261,7 @@ class PostgresStore:
         async with self.connection() as connection:
             await define.record(connection, self._sql.record_definitions, graphs)
 
+    @_failing
     async def claim(
         self,
         worker_id: UUID,
@@ -257,6 +283,8 @@ class PostgresStore:
                 priorities,
                 max_running,
             )
+            if failpoints.armed and rows:
+                await failpoints.reach("after_claim_commit")
             return await claim.load(connection, self._sql.histories, rows)
 
     @_asked_again
@@ -300,6 +328,7 @@ class PostgresStore:
         async with self.connection() as connection:
             await mail.refuse(connection, self._sql.refuse_mail, refusals)
 
+    @_failing
     async def acquire(
         self,
         worker_id: UUID,
@@ -328,6 +357,7 @@ class PostgresStore:
                 burst=burst,
             )
 
+    @_failing
     async def release_permits(self, worker_id: UUID, key: str, permits: int) -> None:
         """Give back permits; more than are held, all of them."""
         async with self.connection() as connection:
@@ -462,6 +492,7 @@ class PostgresStore:
         async with self.connection() as connection:
             return await schedule.planned(connection, self._sql.planned, names)
 
+    @_failing
     async def start_slot(
         self, planned: Planned, start: Start, following: datetime
     ) -> StartResult | None:
@@ -471,6 +502,7 @@ class PostgresStore:
         async with self.connection() as connection:
             return await schedule.start_slot(connection, statements, planned, start, following)
 
+    @_failing
     async def skip_slots(self, planned: Planned, following: datetime) -> bool:
         """Go on to the *following* slot without a start; False if another worker did."""
         async with self.connection() as connection:

@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
+from eventsaga import failpoints
 from eventsaga.errors import TransactionMisusedError
 from eventsaga.observe.log import logger
 from eventsaga.settings import Settings
@@ -120,6 +121,8 @@ class Transactions:
         Raises:
             DatabaseUnavailableError: If the database cannot be reached.
         """
+        if failpoints.armed:
+            await failpoints.reach("before_transaction")
         await self._slots.acquire()
         try:
             try:
@@ -304,7 +307,11 @@ class PostgresTransaction:
         self._may_commit = True
         try:
             async with asyncio.timeout(self._patience):
-                await self._connection.commit()
+                sent = self._connection.commit()
+                if failpoints.armed:
+                    cut = self._driver.terminate
+                    sent = failpoints.around(sent, "transaction_commit", text="", cut=cut)
+                await sent
         except Exception as error:  # noqa: BLE001 - sorted by the caller
             return error
         await self._give_back(undo=False)

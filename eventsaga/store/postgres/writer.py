@@ -21,6 +21,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
+from eventsaga import failpoints
+from eventsaga.core.events import (
+    SagaEvent,
+    StepCompensated,
+    StepCompensationFailed,
+    StepCompensationStarted,
+    StepFailed,
+    StepInDoubt,
+    StepStarted,
+    StepSucceeded,
+    VerificationStarted,
+)
 from eventsaga.observe.log import logger
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Append, Committed, Fenced, Refused, Start
@@ -44,6 +56,15 @@ _LONGEST_PAUSE: Final = 2.0
 # ordinary one has ended, later only to find out which row it is.
 _PATIENCE: Final = "500ms"
 _IMPATIENCE: Final = "20ms"
+
+_INTENTS: Final = (StepStarted, VerificationStarted, StepCompensationStarted)
+_RESULTS: Final = (
+    StepSucceeded,
+    StepFailed,
+    StepInDoubt,
+    StepCompensated,
+    StepCompensationFailed,
+)
 
 _log = logger("store")
 
@@ -81,9 +102,11 @@ class AppendSender:
         self, connection: Connection, batch: Sequence[EncodedAppend], lock_timeout: str
     ) -> list[EncodedAppend]:
         """Append *batch*; a saga that does not take its events is fenced, or has them."""
-        taken = await appending.append_all(
-            connection, self._append, batch, self._worker_id, lock_timeout
-        )
+        sent = appending.append_all(connection, self._append, batch, self._worker_id, lock_timeout)
+        if failpoints.armed:
+            names, text = _kinds("append", [item.append.events for item in batch])
+            sent = failpoints.around(sent, *names, text=text, cut=connection.terminate)
+        taken = await sent
         for item in batch:
             if item.saga_id in taken:
                 _deliver(item.append.done, Committed(item.saga.last_hash))
@@ -93,9 +116,10 @@ class AppendSender:
         self, connection: Connection, batch: Sequence[EncodedAppend]
     ) -> list[EncodedAppend]:
         """Find out which of *batch* are stored, still to be sent, or fenced."""
-        stored, still_open = await appending.read_back(
-            connection, self._read_back, batch, self._worker_id
-        )
+        found = appending.read_back(connection, self._read_back, batch, self._worker_id)
+        if failpoints.armed:
+            found = failpoints.around(found, "read_back", text="", cut=connection.terminate)
+        stored, still_open = await found
         for item in batch:
             if item.saga_id in stored:
                 _deliver(item.append.done, Committed(item.saga.last_hash))
@@ -121,7 +145,11 @@ class StartSender:
     ) -> list[EncodedStart]:
         """Create the sagas of *batch*; those whose key is taken must be read back."""
         arguments = starting.start_arguments(batch, self._worker_id, lock_timeout)
-        created = {row["saga_id"] for row in await connection.fetch(self._start, *arguments)}
+        sent = connection.fetch(self._start, *arguments)
+        if failpoints.armed:
+            names, text = _kinds("start", [item.start.events for item in batch])
+            sent = failpoints.around(sent, *names, text=text, cut=connection.terminate)
+        created = {row["saga_id"] for row in await sent}
         for item in batch:
             if item.saga_id in created:
                 _deliver(item.start.done, item.started())
@@ -318,6 +346,22 @@ class Writer:
                 pauses += 1
                 _log.warning("database_not_reached", error=repr(error))
                 await asyncio.sleep(jittered(pauses))
+
+
+def _kinds(name: str, batch: Sequence[Sequence[SagaEvent]]) -> tuple[list[str], str]:
+    """Return the names of the failpoints of *batch*, *name* first, and what it says."""
+    events = [event for saga in batch for event in saga]
+    names = [name]
+    if any(isinstance(event, _INTENTS) for event in events):
+        names.append("intent_commit")
+    if any(isinstance(event, _RESULTS) for event in events):
+        names.append("result_commit")
+    return names, " ".join(map(_said, events))
+
+
+def _said(event: SagaEvent) -> str:
+    step = getattr(event, "step", None)
+    return type(event).__name__ if step is None else f"{type(event).__name__}/{step}"
 
 
 def _deliver(done: Callable[[_Result], None], result: _Result) -> None:

@@ -267,6 +267,24 @@ async def test_a_refusal_is_told_to_whoever_asks_and_not_read_again(world: World
     assert [(answer.reply, answer.reason) for answer in told] == [(Reply.REFUSED, "no")] * 2
 
 
+async def test_what_was_refused_can_be_asked_anew(world: World) -> None:
+    worker = await new_worker(world.store)
+    held = await start_saga(world.store, worker)
+    message = new_message(held.saga_id)
+    await world.store.post(message)
+    (first,) = await world.store.read_mail(worker, 10)
+    await world.store.refuse_mail([(held.saga_id, message.message_id, "no")])
+
+    await world.store.post(message)
+    (anew,) = await world.store.read_mail(worker, 10)
+
+    assert anew == first
+    assert first.posted_at is not None
+    assert anew.posted_at is not None
+    # By this a reader tells it from what it has answered already.
+    assert anew.posted_at > first.posted_at
+
+
 async def test_mail_wakes_a_saga_that_sleeps_and_one_that_is_parked(world: World) -> None:
     worker = await new_worker(world.store)
     asleep, parked = await start_sagas(world.store, worker, 2)
