@@ -59,6 +59,10 @@ class Answers(Protocol):
         """Return what a child is started with."""
         ...
 
+    def require_fit(self, state: State, patch: JsonObject, /) -> None:
+        """Refuse *patch* if the context of *state* cannot take it."""
+        ...
+
 
 class NoAnswers:
     """For definitions that ask nothing."""
@@ -78,6 +82,9 @@ class NoAnswers:
     def child(self, _state: State, step: StepName) -> ChildInput:
         """Refuse."""
         _refuse(step)
+
+    def require_fit(self, _state: State, _patch: JsonObject) -> None:
+        """Take anything: there is no model."""
 
 
 def _refuse(step: StepName) -> NoReturn:

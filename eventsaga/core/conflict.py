@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator
 from datetime import datetime
 
-from eventsaga.core.definition import StepName, group_of
+from eventsaga.core.answers import AnswerError
+from eventsaga.core.definition import ChildDefinition, ForEachDefinition, StepName, group_of
 from eventsaga.core.draft import Draft
 from eventsaga.core.events import JsonObject, Next, StepFailed, StepSucceeded
 from eventsaga.core.graph import SagaDefinition
@@ -22,10 +23,13 @@ def success_of(
 ) -> StepSucceeded | StepFailed:
     """Return what is recorded of a *step* that returned *result*.
 
-    A result that contradicts another branch turns the saga back; where there is no way
-    back, a person has to say what is true.
+    A result that contradicts another branch, or does not fit what has become of the context
+    since the step began, turns the saga back; where there is no way back, a person has to
+    say what is true.
     """
-    conflict = conflict_of(draft.definition, draft.state, step, result)
+    conflict = conflict_of(draft.definition, draft.state, step, result) or _misfit(
+        draft, step, result
+    )
     if conflict is not None and draft.state.committed:
         return StepFailed(
             at=at,
@@ -44,6 +48,23 @@ def success_of(
         conflict=conflict,
         pivot=True if pivot else None,
     )
+
+
+def _misfit(draft: Draft, step: StepName, result: JsonObject | None) -> str | None:
+    """Return why the context cannot take *result*, or None.
+
+    What a function returned was held against the context that it was given, so only what
+    came by another way, or beside others, is looked at again.
+    """
+    leaf = draft.definition.steps.get(step)
+    is_collected = isinstance(leaf, ForEachDefinition | ChildDefinition)
+    if not result or leaf is None or not (is_collected or draft.definition.concurrent[step]):
+        return None
+    try:
+        draft.answers.require_fit(draft.state, result)
+    except AnswerError as error:
+        return f"the result of {step!r} cannot be recorded: {error.message}"
+    return None
 
 
 def conflict_of(

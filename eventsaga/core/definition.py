@@ -190,7 +190,6 @@ class ChildDefinition:
     Attributes:
         name: Unique within the saga.
         saga: Name of the child's definition.
-        compensate_retry: Policy of the compensation.
         into: Context field that takes the child's final context; None for none.
         conditional: Whether a predicate decides that it is started.
         undoable: False if the child has a pivot: then there is no way back from it.
@@ -198,7 +197,6 @@ class ChildDefinition:
 
     name: StepName
     saga: str
-    compensate_retry: RetryPolicy = RetryPolicy()
     into: str | None = None
     conditional: bool = False
     undoable: bool = True

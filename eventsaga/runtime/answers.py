@@ -14,9 +14,11 @@ from eventsaga.contexts import checked_input, to_context
 from eventsaga.core.answers import AnswerError, ChildInput
 from eventsaga.core.definition import StepName, group_of, item_index
 from eventsaga.core.draft import later
+from eventsaga.core.events import JsonObject
 from eventsaga.core.state import State
 from eventsaga.errors import PayloadError
 from eventsaga.runtime.outcome import describe
+from eventsaga.runtime.patch import require_fit
 from eventsaga.saga import Saga, to_timedelta
 from eventsaga.saga.functions import BoundQuestion
 from eventsaga.wire.payload import to_json_object
@@ -51,9 +53,18 @@ class SagaAnswers:
         """Return whether the predicate of *step* holds."""
         group = group_of(step)
         if group is None:
-            return bool(self._asked(self._saga.bound.conditions[step], state))
-        question = self._saga.bound.item_conditions[group]
-        return bool(self._asked(question, state, item=item_of(state, group, step)))
+            question, item = self._saga.bound.conditions[step], None
+        else:
+            question, item = self._saga.bound.item_conditions[group], item_of(state, group, step)
+        holds: bool = self._asked(question, state, item=item, then=bool)
+        return holds
+
+    def require_fit(self, state: State, patch: JsonObject) -> None:
+        """Refuse what the context of *state* cannot take."""
+        try:
+            require_fit(self._saga, {**state.context, **patch})
+        except PayloadError as error:
+            raise _refused(error) from error
 
     def items(self, state: State, step: StepName) -> tuple[Any, ...]:
         """Return the items of a group as JSON data."""

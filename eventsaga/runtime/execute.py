@@ -96,7 +96,9 @@ async def run_attempt(  # noqa: PLR0911 - a line for each end
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise  # the worker gives the attempt up
-        return _ended(effect, tools, error, Verdict(in_doubt=True), retryable=True)
+        # A transactional step that cancels itself is rolled back: nothing is in doubt.
+        verdict = Verdict(in_doubt=transaction is None)
+        return _ended(effect, tools, error, verdict, retryable=True)
     except ResultRefusedError as error:
         return _refused(effect, tools, error, happened=transaction is None)
     except Exception as error:  # noqa: BLE001 - whatever a step raises is its outcome

@@ -2,7 +2,7 @@
 
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -47,8 +47,8 @@ class Host(Protocol):
         """Append for this worker."""
         ...
 
-    async def begin(self) -> Transaction:
-        """Open a transaction for a transactional step."""
+    async def begin(self, timeout: timedelta) -> Transaction:  # noqa: ASYNC109
+        """Open a transaction for a transactional step that may take *timeout*."""
         ...
 
     def permit(self, limit: Limit) -> AbstractAsyncContextManager[None]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import httpx
+from sqlalchemy.exc import StatementError
 
 from eventsaga.errors import InDoubtError, PermanentError, TemporaryError
 
@@ -124,6 +125,9 @@ def describe(error: BaseException) -> str:
         request, response = error.request, error.response
         url = request.url.copy_with(query=None, fragment=None, userinfo=b"")
         text = f"{request.method} {url} answered {response.status_code} {response.reason_phrase}"
+    elif isinstance(error, StatementError) and error.orig is not None:
+        # Without the statement and its parameters, which SQLAlchemy repeats.
+        text = _told(error.orig)
     else:
         text = _told(error) or type(error).__name__
     # NUL and lone surrogates cannot be stored, and must not turn a failure into a crash.

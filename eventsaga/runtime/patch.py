@@ -33,12 +33,20 @@ def patch_of(saga: Saga[Any], before: Mapping[str, Any], result: object) -> Json
         patch = _changes(saga.context, before, result)
         if not patch:
             return None
-        merged = {**before, **patch}
-        check_size(dump(merged), "$")
-        to_context(saga, merged)
+        require_fit(saga, {**before, **patch})
     except PayloadError as error:
         raise ResultRefusedError(f"the result cannot be recorded: {error}") from error
     return patch
+
+
+def require_fit(saga: Saga[Any], context: JsonObject) -> None:
+    """Refuse a context that is too large, or does not fit the model.
+
+    Raises:
+        PayloadError: That says so.
+    """
+    check_size(dump(context), "$")
+    to_context(saga, context)
 
 
 def collected(result: object) -> JsonObject | None:

@@ -459,7 +459,7 @@ class Run:
         if not task.transactional or effect.operation is Operation.VERIFY:
             return _Mail(await run_attempt(attempt, self._host.tools))
         try:
-            transaction = await self._host.begin()
+            transaction = await self._host.begin(task.timeout)
         except DatabaseUnavailableError as error:
             return _Mail(interrupted(effect, self._host.tools, error))
         try:

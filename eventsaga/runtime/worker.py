@@ -33,6 +33,7 @@ from eventsaga.store.ports import (
     Append,
     Claimed,
     DefinitionKey,
+    GivenUp,
     Message,
     Refused,
     Start,
@@ -106,6 +107,7 @@ class Worker:
         self._runs: dict[UUID, Run] = {}
         self._running: Counter[str] = Counter()
         self._starting: set[UUID] = set()
+        self._leaving: set[UUID] = set()
         self._poke = asyncio.Event()
         self._quiet = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -289,9 +291,9 @@ class Worker:
         """Append for this worker."""
         self._store.append(append, self.worker_id)
 
-    async def begin(self) -> Transaction:
-        """Open a transaction for a transactional step."""
-        return await self._store.begin()
+    async def begin(self, timeout: timedelta) -> Transaction:  # noqa: ASYNC109
+        """Open a transaction for a transactional step that may take *timeout*."""
+        return await self._store.begin(timeout)
 
     def permit(self, limit: Limit) -> contextlib.AbstractAsyncContextManager[None]:
         """Wait for a permit of *limit*, and hold it until the block ends."""
@@ -345,7 +347,7 @@ class Worker:
     def give_up(self, run: Run, wake_at: datetime | None) -> None:
         """Leave a saga to anybody, from *wake_at* on; None for never."""
         self._forget(run)
-        self.do(self._store.give_up(self.worker_id, [(run.saga_id, wake_at)]))
+        self._release(GivenUp(run.saga_id, wake_at, run.state.seq))
 
     def fenced(self, run: Run) -> None:
         """Take note that another worker owns the saga."""
@@ -357,7 +359,18 @@ class Worker:
         self._forget(run)
         _log.error("saga_stopped", saga_id=str(run.saga_id), exc_info=error)
         rest = self._clock.now() + _BREATH
-        self.do(self._store.give_up(self.worker_id, [(run.saga_id, rest)]))
+        self._release(GivenUp(run.saga_id, rest))
+
+    def _release(self, saga: GivenUp) -> None:
+        # Until that is done it is still this worker's, and must not be found as forgotten.
+        self._leaving.add(saga.saga_id)
+        self.do(self._released(saga))
+
+    async def _released(self, saga: GivenUp) -> None:
+        try:
+            await self._store.give_up(self.worker_id, [saga])
+        finally:
+            self._leaving.discard(saga.saga_id)
 
     def _keep(self, run: Run) -> None:
         self._runs[run.saga_id] = run
@@ -458,7 +471,7 @@ class Worker:
         """Claim what there is room for, and what an answer that was lost had granted."""
         claimed: list[Claimed] = []
         if self._claim_in_doubt:
-            known = [*self._runs, *self._starting]
+            known = [*self._runs, *self._starting, *self._leaving]
             claimed = await self._store.load_owned(self.worker_id, known)
             self._claim_in_doubt = False
         limit = min(self._room, _CLAIM_BATCH)
@@ -506,7 +519,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it is wrong with it alone
             _log.error("saga_unreadable", saga_id=str(claimed.saga_id), error=repr(error))
             rest = self._clock.now() + _BREATH
-            self.do(self._store.give_up(self.worker_id, [(claimed.saga_id, rest)]))
+            self._release(GivenUp(claimed.saga_id, rest))
             return
         command = recover.next_command(
             claimed,

@@ -245,7 +245,6 @@ class Builder:
         return ChildDefinition(
             name=node.name,
             saga=node.saga.name,
-            compensate_retry=node.compensate_retry.policy(),
             into=self._into(node.name, node.into),
             conditional=self._condition(node.name, where, node.when),
             undoable=definition.pivot is None,

@@ -256,7 +256,8 @@ class ChildSaga:
     """A saga of its own as a step.
 
     It is started once, waited for durably, and undone when this saga goes back. If it does
-    not complete, the step fails; a cancel of this saga reaches it.
+    not complete, the step fails; a cancel of this saga reaches it. A child that does not let
+    itself be undone parks this saga.
 
     Attributes:
         name: Unique within the saga.
@@ -265,7 +266,6 @@ class ChildSaga:
             mapping that fits it.
         into: Context field that takes the child's final context. None for the field that
             is called like the node, if there is one, else none.
-        compensate_retry: Policy of the undo; when it gives up, the saga is parked.
         when: Predicate of the context, asked once; False skips the child.
     """
 
@@ -273,7 +273,6 @@ class ChildSaga:
     saga: "Saga[Any]"
     context: Callable[[Any], BaseModel | Mapping[str, Any]]
     into: str | None = field(default=None, kw_only=True)
-    compensate_retry: Retry = field(default=Retry(max_attempts=10), kw_only=True)
     when: Predicate | None = field(default=None, kw_only=True)
 
 

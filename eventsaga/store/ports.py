@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from eventsaga.core.events import SagaEvent
@@ -165,6 +165,20 @@ class Message:
     posted_at: datetime | None = field(default=None, compare=False)
 
 
+class GivenUp(NamedTuple):
+    """A saga that its worker leaves to anybody.
+
+    Attributes:
+        saga_id: The saga.
+        wake_at: It is due then; None for never.
+        seq: Where it stands. If it has gone on since, it is not given up. None if unknown.
+    """
+
+    saga_id: UUID
+    wake_at: datetime | None
+    seq: int | None = None
+
+
 class Reply(StrEnum):
     """What became of a message."""
 
@@ -227,7 +241,7 @@ class Transaction(Protocol):
         ...
 
     def may_succeed(self, error: BaseException) -> bool:
-        """Whether *error*, raised inside, is the database's and not the user's."""
+        """Whether *error*, which the step raised, is the database's and none of its own."""
         ...
 
     async def commit(self, append: Append, worker_id: UUID) -> AppendResult | RolledBack:
@@ -344,7 +358,7 @@ class Store(Protocol):
         """Return what the worker owns beyond *known*, after an answer was lost."""
         ...
 
-    async def give_up(self, worker_id: UUID, sagas: Sequence[tuple[UUID, datetime | None]]) -> None:
+    async def give_up(self, worker_id: UUID, sagas: Sequence[GivenUp]) -> None:
         """Leave sagas of the worker to anybody, each from an instant on.
 
         None, for one that is settled, makes it due never.
@@ -382,8 +396,8 @@ class Store(Protocol):
         """Delete refusals that are older than an hour, and permits of workers that are gone."""
         ...
 
-    async def begin(self) -> Transaction:
-        """Open a transaction for a transactional step."""
+    async def begin(self, timeout: timedelta) -> Transaction:  # noqa: ASYNC109
+        """Open a transaction for a transactional step that may take *timeout*."""
         ...
 
     async def acquire(

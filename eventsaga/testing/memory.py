@@ -26,6 +26,7 @@ from eventsaga.store.ports import (
     Committed,
     DefinitionKey,
     Fenced,
+    GivenUp,
     Grant,
     Message,
     Refused,
@@ -44,6 +45,7 @@ from eventsaga.store.postgres.limits import conforming
 from eventsaga.store.postgres.read import saga_row, stored_event
 from eventsaga.store.postgres.rows import STEP_SEPARATOR, EventRow
 from eventsaga.store.postgres.start import EncodedStart, encode_start
+from eventsaga.store.projection import error_text
 from eventsaga.wire.payload import dump, load
 
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
@@ -214,7 +216,7 @@ class MemoryStore:
             "status": saga.status,
             "current_steps": _steps(saga.current_steps),
             "context": saga.context,
-            "error": None,
+            "error": error_text(state),
             "correlation_id": saga.correlation_id,
             "last_seq": saga.last_seq,
             "last_hash": saga.last_hash,
@@ -342,13 +344,15 @@ class MemoryStore:
             if row["owner"] == worker_id and saga_id not in seen
         ]
 
-    async def give_up(self, worker_id: UUID, sagas: Sequence[tuple[UUID, datetime | None]]) -> None:
+    async def give_up(self, worker_id: UUID, sagas: Sequence[GivenUp]) -> None:
         """Leave sagas of the worker to anybody, each from an instant on; None for never."""
         if worker_id in self._dead:
             return
-        for saga_id, wake_at in sagas:
+        for saga_id, wake_at, seq in sagas:
             row = self._rows.get(saga_id)
-            if row is not None and row["owner"] == worker_id:
+            if row is None or row["owner"] != worker_id:
+                continue
+            if seq is None or row["last_seq"] == seq:
                 row.update(owner=None, wake_at=wake_at, claims=max(row["claims"] - 1, 0))
 
     async def stranded(self) -> list[Stranded]:
@@ -434,8 +438,9 @@ class MemoryStore:
 
     # -- transactions and limits -----------------------------------------------------------
 
-    async def begin(self) -> Transaction:
+    async def begin(self, timeout: timedelta) -> Transaction:  # noqa: ASYNC109
         """Open a transaction for a transactional step."""
+        del timeout
         return _MemoryTransaction(self)
 
     def commit(self, append: Append, worker_id: UUID) -> AppendResult | None:

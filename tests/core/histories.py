@@ -185,6 +185,13 @@ class Says:
         self.answers = answers
         self.asked: list[StepName] = []
 
+    def require_fit(self, _state: State, patch: JsonObject) -> None:
+        """Refuse what is said not to fit."""
+        for name in patch:
+            said = self.answers.get(f"fit_{name}")
+            if isinstance(said, AnswerError):
+                raise said
+
     def holds(self, _state: State, step: StepName) -> bool:
         """Return what is said, true if nothing is."""
         return bool(self._of(step, otherwise=True))

@@ -26,6 +26,7 @@ from eventsaga.core.definition import (
     StepDefinition,
     StepName,
 )
+from eventsaga.core.events import JsonObject
 from eventsaga.core.graph import SagaDefinition
 from eventsaga.core.react import RunStep
 from eventsaga.core.state import Phase, State, Status
@@ -88,6 +89,9 @@ class Fate(Says):
     def __init__(self, seed: int | None) -> None:
         super().__init__()
         self._seed = seed
+
+    def require_fit(self, _state: State, _patch: JsonObject) -> None:
+        """Take anything."""
 
     def holds(self, _state: State, step: StepName) -> bool:
         """Refuse, deny or admit."""

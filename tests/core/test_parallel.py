@@ -1,3 +1,4 @@
+from eventsaga.core.answers import AnswerError
 from eventsaga.core.commands import Wake
 from eventsaga.core.events import CompensationStarted, StepSucceeded, TurnReason
 from eventsaga.core.state import Phase, Status
@@ -7,6 +8,7 @@ from tests.core.histories import (
     SECOND,
     T0,
     TWICE,
+    Says,
     begun,
     drive,
     fail,
@@ -133,6 +135,21 @@ def test_a_conflict_that_completes_the_steps_does_not_complete_the_saga() -> Non
     )
 
     assert story.state.status is Status.COMPENSATED
+
+
+def test_what_does_not_fit_beside_the_others_turns_the_saga_back() -> None:
+    story = begun(PAIR, answers=Says(fit_x=AnswerError("PayloadError", "x is too long")))
+    story.send(succeed("b"))
+
+    assert kinds(story.send(succeed("a", {"x": 1}))) == [
+        "StepSucceeded a",
+        "CompensationStarted",
+        "StepCompensationStarted b",
+        "StepCompensationStarted a",
+    ]
+    assert story.state.context == {}
+    assert story.state.turn is not None
+    assert story.state.turn.message == "the result of 'a' cannot be recorded: x is too long"
 
 
 def test_equal_values_for_one_field_are_no_conflict() -> None:

@@ -6,16 +6,16 @@ worker's lease has ended. A worker takes only what it has the definition of.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
 from eventsaga.errors import CorruptHistoryError, EventSagaError
-from eventsaga.store.ports import Claimed, DefinitionKey, StoredEvent
+from eventsaga.store.ports import Claimed, DefinitionKey, GivenUp, StoredEvent
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.store.postgres.read import stored_event
+from eventsaga.store.postgres.rows import columns
 
 # `claims` is raised by the claim itself: a saga that kills every process that runs it
 # is counted although nobody lives to say so.
@@ -149,13 +149,14 @@ async def claim(  # noqa: PLR0917 - two statements and what they are given
 
 # By the database's clock: the caller's may not agree with it. Whoever gives a saga up has
 # outlived it, so the claim that this ends is not one of those that a poison saga leaves.
+# A statement that comes late must not take away a saga that has gone on since.
 GIVE_UP: Final = """
 UPDATE eventsaga.sagas s
    SET owner = NULL,
        wake_at = g.wake_at,
        claims = greatest(s.claims - 1, 0)
-  FROM unnest($2::uuid[], $3::timestamptz[]) AS g(saga_id, wake_at)
- WHERE s.saga_id = g.saga_id AND s.owner = $1::uuid
+  FROM unnest($2::uuid[], $3::timestamptz[], $4::int[]) AS g(saga_id, wake_at, seq)
+ WHERE s.saga_id = g.saga_id AND s.owner = $1::uuid AND s.last_seq = coalesce(g.seq, s.last_seq)
 """
 
 
@@ -193,8 +194,7 @@ async def give_up(
     connection: Connection,
     statement: str,
     worker_id: UUID,
-    sagas: Sequence[tuple[UUID, datetime | None]],
+    sagas: Sequence[GivenUp],
 ) -> None:
-    """Leave *sagas* to anybody, from an instant on; None for never."""
-    saga_ids = [saga_id for saga_id, _ in sagas]
-    await connection.execute(statement, worker_id, saga_ids, [wake_at for _, wake_at in sagas])
+    """Leave *sagas* to anybody."""
+    await connection.execute(statement, worker_id, *columns(sagas, len(GivenUp._fields)))

@@ -17,7 +17,7 @@ from eventsaga.errors import KeyConflictError
 from eventsaga.store.ports import Refused, Start, Started, StartResult
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.store.postgres.rows import STEP_SEPARATOR, EventRow, columns, event_rows
-from eventsaga.store.projection import current_steps
+from eventsaga.store.projection import current_steps, error_text
 from eventsaga.wire.chain import GENESIS
 from eventsaga.wire.payload import dump
 
@@ -32,10 +32,10 @@ WITH bounded AS MATERIALIZED (
            unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],
                   $7::text[], $8::text[], $9::int[], $10::bytea[], $11::timestamptz[],
                   $12::timestamptz[], $13::bool[], $14::text[], $15::bytea[], $26::uuid[],
-                  $27::text[])
+                  $27::text[], $28::text[])
            AS g(saga_id, name, version, fingerprint, status, current_steps, context,
                 correlation_id, last_seq, last_hash, created_at, updated_at, owned, key, digest,
-                parent_id, parent_step)
+                parent_id, parent_step, error)
 ), keyed AS (
     INSERT INTO eventsaga.start_keys (saga_name, key, saga_id, input_digest)
     SELECT name, key, saga_id, digest FROM given WHERE key IS NOT NULL ORDER BY name, key
@@ -45,13 +45,13 @@ WITH bounded AS MATERIALIZED (
     INSERT INTO eventsaga.sagas
            (saga_id, name, version, fingerprint, status, current_steps, context,
             correlation_id, last_seq, last_hash, created_at, updated_at, owner, wake_at,
-            parent_id, parent_step)
+            parent_id, parent_step, error)
     SELECT g.saga_id, g.name, g.version, g.fingerprint, g.status,
            string_to_array(g.current_steps, ','), g.context::json, g.correlation_id, g.last_seq,
            g.last_hash, g.created_at, g.updated_at,
            CASE WHEN g.owned THEN $16::uuid END,
            CASE WHEN g.owned THEN NULL ELSE clock_timestamp() END,
-           g.parent_id, g.parent_step
+           g.parent_id, g.parent_step, g.error::json
       FROM given g
      WHERE g.key IS NULL OR EXISTS (SELECT FROM keyed k WHERE k.saga_id = g.saga_id)
     ON CONFLICT (saga_id) DO NOTHING
@@ -162,6 +162,7 @@ def start_arguments(
         lock_timeout,
         [encoded.start.state.parent_id for encoded in batch],
         [encoded.start.state.parent_step for encoded in batch],
+        [error_text(encoded.start.state) for encoded in batch],
     ]
 
 

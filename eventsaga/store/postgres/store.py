@@ -24,6 +24,7 @@ from eventsaga.store.ports import (
     Append,
     Claimed,
     DefinitionKey,
+    GivenUp,
     Grant,
     Message,
     Renewal,
@@ -48,7 +49,7 @@ from eventsaga.store.postgres.connect import (
 from eventsaga.store.postgres.migrate import check_revision
 from eventsaga.store.postgres.sql import qualify
 from eventsaga.store.postgres.transact import Transactions
-from eventsaga.store.postgres.writer import Writer
+from eventsaga.store.postgres.writer import PostgresLine, Writer
 from eventsaga.store.slots import Planned
 
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
@@ -167,7 +168,7 @@ class PostgresStore:
         self.url = database_url(database)
         self.settings = settings
         self._sql = _Statements.in_schema(settings.schema)
-        self._writer = Writer(self.url, settings)
+        self._writer = Writer(PostgresLine(self.url, settings), settings)
         self._transactions = Transactions(database, self.url, settings)
         self._pool: Pool | None = None
         # Heartbeats never wait behind other queries.
@@ -295,7 +296,7 @@ class PostgresStore:
             return await claim.load(connection, self._sql.histories, rows)
 
     @_asked_again
-    async def give_up(self, worker_id: UUID, sagas: Sequence[tuple[UUID, datetime | None]]) -> None:
+    async def give_up(self, worker_id: UUID, sagas: Sequence[GivenUp]) -> None:
         """Leave sagas of the worker to anybody, each from an instant on; None for never."""
         async with self.connection() as connection:
             await claim.give_up(connection, self._sql.give_up, worker_id, sagas)
@@ -312,13 +313,16 @@ class PostgresStore:
         async with self.connection() as connection:
             await mail.discard(connection, self._sql.discard_mail, message_ids)
 
-    async def begin(self) -> Transaction:
+    async def begin(self, timeout: timedelta) -> Transaction:  # noqa: ASYNC109
         """Open a transaction for a transactional step, as soon as a connection is free.
+
+        Args:
+            timeout: The longest time that the step may take.
 
         Raises:
             DatabaseUnavailableError: If the database cannot be reached.
         """
-        return await self._transactions.begin()
+        return await self._transactions.begin(timeout)
 
     # -- what clients and tools need -------------------------------------------------------
 

@@ -13,9 +13,11 @@ gets that lock next knows that nothing is on its way any more.
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Final, Self
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError, StatementError
@@ -47,8 +49,8 @@ from eventsaga.store.postgres.connect import (
 from eventsaga.store.postgres.sql import qualify
 from eventsaga.store.postgres.writer import jittered
 
-# A worker that is paused here must not hold its saga's row, and the user's, for ever: the
-# server ends the transaction. Local to it, so that the connection goes back as it came.
+# A worker that is paused here must not hold the user's rows, and later its saga's, for ever:
+# the server ends the transaction. Local to it, so that the connection goes back as it came.
 _BOUND: Final = "SELECT set_config('idle_in_transaction_session_timeout', $1::text, true)"
 
 # Asked before the read back, in a statement of its own, whose end is the snapshot's begin.
@@ -56,9 +58,12 @@ SETTLE: Final = "SELECT FROM eventsaga.sagas WHERE saga_id = $1::uuid FOR SHARE"
 
 # How long the append waits for the saga's row, which is held for the time of an append.
 _PATIENCE: Final = "2s"
-_IDLE_IN_TRANSACTION: Final = "25P03"
 
 _UNREACHABLE: Final[tuple[type[Exception], ...]] = (SQLAlchemyError, *CONNECTION_ERRORS)
+
+# What a step lets through when the database fails it; an error of its own, such as one that
+# says what is permanent, stands above its cause.
+_DATABASES: Final = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 _log = logger("store")
 
@@ -72,16 +77,13 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def may_succeed(error: BaseException) -> bool:
-    """Whether the attempt that *error* ended may succeed if it runs again as it is.
+    """Whether a statement that *error* ended may succeed if it is sent again as it is.
 
     True if the database was busy or away: a lost connection, a deadlock, a serialization
-    failure, a lock timeout, a transaction that was idle for too long.
+    failure, a lock timeout.
     """
     return any(
-        isinstance(cause, PoolTimeoutError)
-        or getattr(cause, "sqlstate", None) == _IDLE_IN_TRANSACTION
-        or is_infrastructure(cause)
-        for cause in causes(error)
+        isinstance(cause, PoolTimeoutError) or is_infrastructure(cause) for cause in causes(error)
     )
 
 
@@ -115,8 +117,11 @@ class Transactions:
         self._slots = asyncio.Semaphore(settings.transactions)
         self._open: set[PostgresTransaction] = set()
 
-    async def begin(self) -> "PostgresTransaction":
+    async def begin(self, timeout: timedelta) -> "PostgresTransaction":  # noqa: ASYNC109
         """Open a transaction, as soon as a connection is free.
+
+        Args:
+            timeout: The longest time that the step may take.
 
         Raises:
             DatabaseUnavailableError: If the database cannot be reached.
@@ -126,11 +131,11 @@ class Transactions:
         await self._slots.acquire()
         try:
             try:
-                transaction = await self._begun()
+                transaction = await self._begun(timeout)
             except _UNREACHABLE:
                 # After a restart of the server every pooled connection is broken; the
                 # first error makes the pool drop them, and nothing was done yet.
-                transaction = await self._begun()
+                transaction = await self._begun(timeout)
         except _UNREACHABLE as error:
             self._slots.release()
             raise unavailable(error, self.url) from error
@@ -140,9 +145,10 @@ class Transactions:
         self._open.add(transaction)
         return transaction
 
-    async def _begun(self) -> "PostgresTransaction":
+    async def _begun(self, allowed: timedelta) -> "PostgresTransaction":
+        idle = max(allowed, self.settings.lease)
         async with asyncio.timeout(self.settings.statement_timeout.total_seconds()):
-            return await PostgresTransaction.begun(self, self._connectable())
+            return await PostgresTransaction.begun(self, self._connectable(), idle)
 
     def _connectable(self) -> AsyncEngine:
         if self._engine is None:
@@ -177,6 +183,7 @@ def _new_engine(url: str, settings: Settings) -> AsyncEngine:
         sqlalchemy_url(url),
         pool_size=settings.transactions,
         max_overflow=0,
+        hide_parameters=True,
         connect_args=options,
     )
 
@@ -205,8 +212,8 @@ class PostgresTransaction:
         event.listen(self._root, "commit", self._before_commit)
 
     @classmethod
-    async def begun(cls, lender: Transactions, engine: AsyncEngine) -> Self:
-        """Take a connection of *engine* and begin on it."""
+    async def begun(cls, lender: Transactions, engine: AsyncEngine, idle: timedelta) -> Self:
+        """Take a connection of *engine* and begin on it; the server ends what is *idle*."""
         connection = await engine.connect()
         driver: Connection | None = None
         try:
@@ -214,8 +221,7 @@ class PostgresTransaction:
             assert driver is not None
             await connection.execution_options(isolation_level="READ COMMITTED")
             await connection.begin()
-            lease = int(lender.settings.lease.total_seconds() * 1000)
-            await connection.exec_driver_sql(_BOUND, (str(lease),))
+            await connection.exec_driver_sql(_BOUND, (_milliseconds(idle),))
             return cls(lender, connection, driver)
         except BaseException:
             _break(connection, driver)
@@ -243,8 +249,8 @@ class PostgresTransaction:
         return self._session
 
     def may_succeed(self, error: BaseException) -> bool:
-        """Whether *error*, raised inside, is the database's and not the user's."""
-        return may_succeed(error)
+        """Whether *error*, which the step raised, is the database's and none of its own."""
+        return isinstance(error, _DATABASES) and may_succeed(error)
 
     async def commit(self, append: Append, worker_id: UUID) -> AppendResult | RolledBack:
         """Append and commit; ``append.done`` is not called.
@@ -297,6 +303,9 @@ class PostgresTransaction:
                 self._require_untouched()
                 if self._session is not None:
                     await self._session.commit()
+                # From here on it holds the saga's row, and whoever takes over waits for it.
+                lease = _milliseconds(self._lender.settings.lease)
+                await self._connection.exec_driver_sql(_BOUND, (lease,))
                 rows = await self._connection.exec_driver_sql(statement, tuple(arguments))
                 return None if rows.all() else Fenced()
         except Exception as error:  # noqa: BLE001 - COMMIT was not sent: it is a rollback
@@ -394,6 +403,10 @@ class PostgresTransaction:
                 "a step does not commit its transaction: that happens together with its "
                 "result (a session's commit is fine: it releases a savepoint)"
             )
+
+
+def _milliseconds(duration: timedelta) -> str:
+    return str(int(duration.total_seconds() * 1000))
 
 
 def _break(connection: AsyncConnection, driver: Connection | None) -> None:

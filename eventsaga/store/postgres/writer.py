@@ -175,6 +175,47 @@ class StartSender:
         _deliver(item.start.done, Refused(error))
 
 
+class Line(Protocol):
+    """The way to the tables: connections, and who sends what over them."""
+
+    async def connect(self) -> Connection:
+        """Open a connection for the caller alone."""
+        ...
+
+    def appends(self, worker_id: UUID) -> Sender[EncodedAppend]:
+        """Return who appends for a worker."""
+        ...
+
+    def starts(self, worker_id: UUID | None) -> Sender[EncodedStart]:
+        """Return who creates sagas for a worker, or for nobody in particular."""
+        ...
+
+
+class PostgresLine:
+    """The way to a PostgreSQL.
+
+    Args:
+        url: The database.
+        settings: Timeouts and schema.
+    """
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self._url = url
+        self._settings = settings
+
+    async def connect(self) -> Connection:
+        """Open a connection for the caller alone."""
+        return await open_connection(self._url, self._settings)
+
+    def appends(self, worker_id: UUID) -> AppendSender:
+        """Return who appends for a worker."""
+        return AppendSender(worker_id, self._settings.schema)
+
+    def starts(self, worker_id: UUID | None) -> StartSender:
+        """Return who creates sagas for a worker, or for nobody in particular."""
+        return StartSender(worker_id, self._settings.schema)
+
+
 class _Lane(Generic[Item]):
     """What waits to be sent by one sender."""
 
@@ -190,12 +231,12 @@ class Writer:
     """Commits starts and appends in batches over a few connections.
 
     Args:
-        url: The database.
-        settings: Batch bound, number of connections, timeout, schema.
+        line: The way to the tables.
+        settings: Batch bound and number of connections.
     """
 
-    def __init__(self, url: str, settings: Settings) -> None:
-        self._url = url
+    def __init__(self, line: Line, settings: Settings) -> None:
+        self._line = line
         self._settings = settings
         self._appends: dict[UUID, _Lane[EncodedAppend]] = {}
         self._starts: dict[UUID | None, _Lane[EncodedStart]] = {}
@@ -235,7 +276,7 @@ class Writer:
         """Queue *append*; its ``done`` is called when the outcome is certain."""
         lane = self._appends.get(worker_id)
         if lane is None:
-            lane = _Lane[EncodedAppend](AppendSender(worker_id, self._settings.schema))
+            lane = _Lane(self._line.appends(worker_id))
             self._appends[worker_id] = lane
         lane.waiting.append(encode_append(append))
         self._announce(lane)
@@ -244,7 +285,7 @@ class Writer:
         """Queue *start*; its ``done`` is called when the outcome is certain."""
         lane = self._starts.get(worker_id)
         if lane is None:
-            lane = _Lane[EncodedStart](StartSender(worker_id, self._settings.schema))
+            lane = _Lane(self._line.starts(worker_id))
             self._starts[worker_id] = lane
         lane.waiting.append(encode_start(start))
         self._announce(lane)
@@ -341,7 +382,7 @@ class Writer:
         pauses = 0
         while True:
             try:
-                return await open_connection(self._url, self._settings)
+                return await self._line.connect()
             except Exception as error:  # noqa: BLE001 - a wrong password is not the saga's either
                 pauses += 1
                 _log.warning("database_not_reached", error=repr(error))

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from eventsaga.core.state import Status
 from eventsaga.errors import KeyConflictError
-from eventsaga.store.ports import Committed, Fenced, Message, Refused, Reply, Started
+from eventsaga.store.ports import Committed, Fenced, GivenUp, Message, Refused, Reply, Started
 from eventsaga.store.projection import project
 from tests.store.builders import (
     ORDER,
@@ -216,7 +216,7 @@ async def test_what_is_given_up_is_due_when_it_says_or_never(world: World) -> No
     worker = await new_worker(world.store)
     now, never = await start_sagas(world.store, worker, 2)
 
-    await world.store.give_up(worker, [(now.saga_id, SINCE), (never.saga_id, None)])
+    await world.store.give_up(worker, [GivenUp(now.saga_id, SINCE), GivenUp(never.saga_id, None)])
     claimed = await world.store.claim(worker, ORDERS, 10)
 
     assert [saga.saga_id for saga in claimed] == [now.saga_id]
@@ -230,6 +230,18 @@ async def test_what_a_lost_answer_granted_is_found_by_its_owner(world: World) ->
     (found,) = await world.store.load_owned(worker, [known.saga_id])
 
     assert found.saga_id == lost.saga_id
+
+
+async def test_a_saga_that_has_gone_on_is_not_given_up_any_more(world: World) -> None:
+    worker = await new_worker(world.store)
+    held = await start_saga(world.store, worker)
+    late = GivenUp(held.saga_id, None, held.state.seq)
+    await advance(world.store, held, worker)
+
+    await world.store.give_up(worker, [late])
+
+    (still,) = await world.store.load_owned(worker, [])
+    assert still.saga_id == held.saga_id
 
 
 # -- mail -------------------------------------------------------------------------------------

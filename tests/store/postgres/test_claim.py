@@ -14,7 +14,7 @@ from eventsaga.core.events import SagaStarted
 from eventsaga.core.graph import SagaDefinition
 from eventsaga.errors import CorruptHistoryError, UnknownEventError
 from eventsaga.settings import Settings
-from eventsaga.store.ports import Claimed, Committed
+from eventsaga.store.ports import Claimed, Committed, GivenUp
 from eventsaga.store.postgres.claim import CLAIM, LOCK_NAMES, claim
 from eventsaga.store.postgres.store import PostgresStore
 from tests.store.barriers import locked, transaction, until_blocked
@@ -228,7 +228,7 @@ async def test_a_settled_saga_is_claimed_only_to_be_asked_something(
     (claimed,) = await store.claim(owner, ORDERS, 10)
     assert (claimed.saga_id, len(claimed.history)) == (held.saga_id, held.state.seq)
     await store.refuse_mail([(held.saga_id, message.message_id, "it has ended")])
-    await store.give_up(owner, [(held.saga_id, None)])
+    await store.give_up(owner, [GivenUp(held.saga_id, None)])
 
     assert await store.claim(owner, ORDERS, 10) == []
     row = await saga_row(sql, held.saga_id)
@@ -396,7 +396,7 @@ async def test_no_more_of_a_name_are_taken_than_may_run_at_the_same_time(
     assert await store.claim(two, ALL, 10, max_running={"order": 1}) == []
 
     given_up, *_ = (saga for saga in first if names([saga]) == {"order": 1})
-    await store.give_up(one, [(given_up.saga_id, await store.now() + timedelta(hours=1))])
+    await store.give_up(one, [GivenUp(given_up.saga_id, await store.now() + timedelta(hours=1))])
     assert names(await store.claim(two, ALL, 10, max_running=MOST)) == {"order": 1}
     assert names(await store.claim(two, ALL, 10, max_running={"refund": 4})) == {"order": 6}
 
@@ -556,7 +556,7 @@ async def test_a_claim_that_ends_in_good_order_does_not_count(
     for _ in range(3):
         (claimed,) = await store.claim(worker, ORDERS, 10)
         assert claimed.claims == 1
-        await store.give_up(worker, [(held.saga_id, await store.now())])
+        await store.give_up(worker, [GivenUp(held.saga_id, await store.now())])
 
     assert (await saga_row(sql, held.saga_id))["claims"] == 0
 
@@ -571,7 +571,9 @@ async def test_a_saga_that_is_given_up_is_due_at_the_given_instant(
     now, later = await start_sagas(store, owner, 2)
     instant = await store.now() + timedelta(hours=1)
 
-    await store.give_up(owner, [(now.saga_id, await store.now()), (later.saga_id, instant)])
+    await store.give_up(
+        owner, [GivenUp(now.saga_id, await store.now()), GivenUp(later.saga_id, instant)]
+    )
 
     assert (await saga_row(sql, later.saga_id))["wake_at"] == instant
     assert ids(await store.claim(await new_worker(store), ORDERS, 10)) == {now.saga_id}
@@ -583,7 +585,7 @@ async def test_nobody_gives_up_what_belongs_to_another(
     owner, stranger = await new_worker(store), await new_worker(store)
     held = await start_saga(store, owner)
 
-    await store.give_up(stranger, [(held.saga_id, None)])
+    await store.give_up(stranger, [GivenUp(held.saga_id, None)])
 
     assert (await saga_row(sql, held.saga_id))["owner"] == owner
 

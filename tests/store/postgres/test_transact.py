@@ -32,6 +32,7 @@ from tests.store.builders import (
 )
 from tests.store.checker import event_types
 
+SOON = timedelta(seconds=10)
 BEFORE: Final = ["SagaStarted", "StepStarted"]
 AFTER: Final = ["SagaStarted", "StepStarted", "StepSucceeded", "StepStarted"]
 COMMIT: Final = "COMMIT;"
@@ -103,7 +104,7 @@ async def rows(sql: asyncpg.Connection) -> list[str]:
 
 async def finish(store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID) -> None:
     """Run the step once more, undisturbed, and see that both are stored."""
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx, "again")
     result = await tx.commit(new_append(held), owner)
     assert isinstance(result, Committed)
@@ -138,7 +139,7 @@ async def terminate(sql: asyncpg.Connection, pid: int) -> None:
 async def test_rows_and_events_are_committed_together(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx)
     assert await rows(sql) == []
     assert await event_types(sql, held.saga_id) == BEFORE
@@ -156,7 +157,7 @@ async def test_rows_and_events_are_committed_together(
 
 
 async def test_the_saga_goes_on_from_there(store: PostgresStore, held: Held, owner: UUID) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     append = new_append(held)
     result = await tx.commit(append, owner)
     assert isinstance(result, Committed)
@@ -168,7 +169,7 @@ async def test_the_saga_goes_on_from_there(store: PostgresStore, held: Held, own
 async def test_what_the_session_holds_is_flushed(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     order = Order(id="o-1")
     tx.session.add(order)
 
@@ -181,7 +182,7 @@ async def test_what_the_session_holds_is_flushed(
 async def test_a_session_and_the_connection_share_the_transaction(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx)
     assert await tx.session.get(Order, "o-1") is not None
     assert tx.session is tx.session
@@ -194,7 +195,7 @@ async def test_a_session_and_the_connection_share_the_transaction(
 async def test_an_error_of_the_user_leaves_neither(
     store: PostgresStore, sql: asyncpg.Connection, held: Held
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     tx.session.add(Order(id="o-1"))
     await tx.session.flush()
     with pytest.raises(IntegrityError) as refused:
@@ -210,7 +211,7 @@ async def test_an_error_of_the_user_leaves_neither(
 async def test_an_error_that_the_user_swallows_is_not_committed(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx)
     with pytest.raises(IntegrityError):
         await insert(tx)
@@ -225,7 +226,7 @@ async def test_an_error_that_the_user_swallows_is_not_committed(
 async def test_a_flush_that_fails_leaves_neither(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx)
     tx.session.add(Order(id="o-1"))
 
@@ -240,7 +241,7 @@ async def test_a_flush_that_fails_leaves_neither(
 async def test_a_worker_that_lost_the_saga_leaves_no_rows(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx)
     await take_over(store, sql, owner)
 
@@ -254,7 +255,7 @@ async def test_a_worker_that_lost_the_saga_leaves_no_rows(
 async def test_a_constraint_that_is_checked_at_commit_leaves_neither(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx, customer="nobody")
 
     result = await tx.commit(new_append(held), owner)
@@ -271,7 +272,7 @@ async def test_a_database_that_is_busy_at_commit_may_be_asked_again(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID, code: str
 ) -> None:
     await sql.execute(RAISING.format(code=code))
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx)
 
     result = await tx.commit(new_append(held), owner)
@@ -288,7 +289,7 @@ async def test_a_deadlock_with_the_user_s_rows_may_be_tried_again(
 ) -> None:
     await sql.execute("INSERT INTO customers VALUES ('c-1')")
     lock = "SELECT FROM customers WHERE id = 'c-1' FOR UPDATE"
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await tx.connection.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
     await tx.connection.execute(text(lock))
     async with locked(database, held.saga_id) as stranger:
@@ -309,7 +310,7 @@ async def test_a_deadlock_with_the_user_s_rows_may_be_tried_again(
 async def test_a_session_s_commit_releases_a_savepoint(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     tx.session.add(Order(id="kept"))
     await tx.session.commit()
     tx.session.add(Order(id="dropped"))
@@ -325,7 +326,7 @@ async def test_a_session_s_commit_releases_a_savepoint(
 async def test_what_a_session_committed_is_undone_with_the_rest(
     store: PostgresStore, sql: asyncpg.Connection, held: Held
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     async with tx.session.begin():
         tx.session.add(Order(id="o-1"))
 
@@ -337,7 +338,7 @@ async def test_what_a_session_committed_is_undone_with_the_rest(
 async def test_savepoints_of_the_user_are_part_of_the_commit(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     async with tx.connection.begin_nested():
         await insert(tx)
     with pytest.raises(IntegrityError):
@@ -354,7 +355,7 @@ async def test_the_connection_cannot_be_committed(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
     """Otherwise the rows would be there, and the saga would not know."""
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx)
     with pytest.raises(TransactionMisusedError, match="does not commit"):
         await tx.connection.commit()
@@ -371,7 +372,7 @@ async def test_the_connection_cannot_be_committed(
 async def test_a_transaction_that_the_user_ended_is_not_committed(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID, end: str
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx)
     if end == "text":
         await tx.connection.execute(text("ROLLBACK"))
@@ -393,7 +394,7 @@ async def test_a_transaction_that_the_user_ended_is_not_committed(
 async def test_a_terminated_backend_before_commit_may_be_tried_again(
     store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:
-    tx = await store.begin()
+    tx = await store.begin(SOON)
     await insert(tx)
     await terminate(sql, await pid_of(tx))
 
@@ -409,13 +410,13 @@ async def test_a_rollback_of_a_broken_connection_says_nothing(
     database: str, sql: asyncpg.Connection
 ) -> None:
     async with PostgresStore(database, Settings(transactions=1)) as store:
-        tx = await store.begin()
+        tx = await store.begin(SOON)
         await insert(tx)
         await terminate(sql, await pid_of(tx))
         await tx.rollback()
         await tx.rollback()
 
-        tx = await store.begin()  # the only connection, anew
+        tx = await store.begin(SOON)  # the only connection, anew
         await insert(tx)
         await tx.rollback()
 
@@ -424,12 +425,12 @@ async def test_a_pooled_connection_that_broke_is_not_lent(
     database: str, sql: asyncpg.Connection
 ) -> None:
     async with PostgresStore(database, Settings(transactions=1)) as store:
-        tx = await store.begin()
+        tx = await store.begin(SOON)
         pid = await pid_of(tx)
         await tx.rollback()
         await terminate(sql, pid)
 
-        tx = await store.begin()
+        tx = await store.begin(SOON)
         assert await pid_of(tx) != pid
         await tx.rollback()
 
@@ -438,16 +439,16 @@ async def test_a_connection_is_used_again(database: str, sql: asyncpg.Connection
     async with PostgresStore(database, Settings(transactions=1)) as store:
         owner = await new_worker(store)
         held = await start_saga(store, owner)
-        tx = await store.begin()
+        tx = await store.begin(SOON)
         pid = await pid_of(tx)
         tx.session.add(Order(id="o-1"))
         assert isinstance(await tx.commit(new_append(held), owner), Committed)
-        tx = await store.begin()
+        tx = await store.begin(SOON)
         assert await pid_of(tx) == pid
         tx.session.add(Order(id="o-2"))
         await tx.session.flush()
         await tx.rollback()
-        tx = await store.begin()
+        tx = await store.begin(SOON)
         assert await pid_of(tx) == pid
         await tx.rollback()
         # Nothing of ours stays on it.
@@ -465,7 +466,7 @@ async def test_a_worker_that_stands_still_does_not_keep_the_rows_for_ever(
     async with PostgresStore(database, settings) as store:
         owner = await new_worker(store)
         held = await start_saga(store, owner)
-        tx = await store.begin()
+        tx = await store.begin(SOON)
         await insert(tx)
 
         await nothing_is_left(sql, held)
@@ -477,8 +478,8 @@ async def test_a_worker_that_stands_still_does_not_keep_the_rows_for_ever(
 
 async def test_a_connection_is_waited_for(database: str, orders: None) -> None:
     async with PostgresStore(database, Settings(transactions=1)) as store:
-        first = await store.begin()
-        second = asyncio.create_task(store.begin())
+        first = await store.begin(SOON)
+        second = asyncio.create_task(store.begin(SOON))
         await asyncio.wait({second}, timeout=0)
         assert not second.done()
         await first.rollback()
@@ -487,22 +488,22 @@ async def test_a_connection_is_waited_for(database: str, orders: None) -> None:
 
 async def test_a_wait_that_is_cancelled_takes_no_place(database: str, orders: None) -> None:
     async with PostgresStore(database, Settings(transactions=1)) as store:
-        first = await store.begin()
-        second = asyncio.create_task(store.begin())
+        first = await store.begin(SOON)
+        second = asyncio.create_task(store.begin(SOON))
         await asyncio.wait({second}, timeout=0)
         second.cancel()
         await asyncio.wait({second})
         await first.rollback()
-        await (await store.begin()).rollback()
+        await (await store.begin(SOON)).rollback()
 
 
 async def test_a_database_that_is_away_lends_nothing(proxy: Proxy, far: PostgresStore) -> None:
     await proxy.cut()
     with pytest.raises(DatabaseUnavailableError):
-        await far.begin()
+        await far.begin(SOON)
     await proxy.mend()
 
-    await (await far.begin()).rollback()
+    await (await far.begin(SOON)).rollback()
 
 
 async def test_a_store_that_closes_breaks_off_what_is_open(
@@ -511,7 +512,7 @@ async def test_a_store_that_closes_breaks_off_what_is_open(
     async with PostgresStore(database, Settings()) as store:
         owner = await new_worker(store)
         held = await start_saga(store, owner)
-        tx = await store.begin()
+        tx = await store.begin(SOON)
         await insert(tx)
 
     await nothing_is_left(sql, held)
@@ -532,7 +533,7 @@ async def test_the_user_s_engine_is_used_and_not_disposed(
         async with PostgresStore(engine, Settings()) as store:
             owner = await new_worker(store)
             held = await start_saga(store, owner)
-            tx = await store.begin()
+            tx = await store.begin(SOON)
             assert tx.connection.engine is engine
             isolation = await tx.connection.scalar(text("SHOW transaction_isolation"))
             assert isolation == "read committed"
@@ -565,7 +566,7 @@ async def test_an_engine_with_a_codec_of_its_own_stores_the_same(
         async with PostgresStore(engine, Settings()) as store:
             owner = await new_worker(store)
             held = await start_saga(store, owner)
-            tx = await store.begin()
+            tx = await store.begin(SOON)
             assert isinstance(await tx.commit(new_append(held), owner), Committed)
     finally:
         await engine.dispose()
@@ -577,7 +578,7 @@ async def test_behind_a_pooler_no_statement_is_kept(database: str, sql: asyncpg.
     async with PostgresStore(database, Settings(pooler=True)) as store:
         owner = await new_worker(store)
         held = await start_saga(store, owner)
-        tx = await store.begin()
+        tx = await store.begin(SOON)
         await insert(tx)
         tx.session.add(Order(id="o-2"))
         await tx.session.flush()
@@ -606,7 +607,7 @@ async def test_a_commit_without_an_answer_is_looked_up(
     if loss in (Loss.SILENCE, Loss.DELAY):
         impatient(far)
     proxy.loses_cancels = True
-    tx = await far.begin()
+    tx = await far.begin(SOON)
     await insert(tx)
     fault = proxy.arm(loss, COMMIT, held=loss is Loss.DELAY)
 
@@ -628,7 +629,7 @@ async def test_a_commit_without_an_answer_is_looked_up(
         assert isinstance(result, Committed)
         assert await rows(sql) == ["o-1"]
         assert await event_types(sql, held.saga_id) == AFTER
-        await (await far.begin()).rollback()
+        await (await far.begin(SOON)).rollback()
 
 
 @pytest.mark.parametrize("loss", [Loss.REQUEST, Loss.ANSWER], ids=["request", "answer"])
@@ -638,7 +639,7 @@ async def test_looking_it_up_may_fail_as_well(
 ) -> None:
     owner = await new_worker(far)
     held = await start_saga(far, owner)
-    tx = await far.begin()
+    tx = await far.begin(SOON)
     await insert(tx)
     proxy.arm(loss, COMMIT)
     again = [proxy.arm(later, text) for later in (Loss.REQUEST, Loss.ANSWER)]
@@ -655,7 +656,7 @@ async def test_a_database_that_is_away_after_commit_is_waited_for(
 ) -> None:
     owner = await new_worker(far)
     held = await start_saga(far, owner)
-    tx = await far.begin()
+    tx = await far.begin(SOON)
     await insert(tx)
     fault = proxy.arm(Loss.ANSWER, COMMIT, held=True)
     with logged("commit_outcome_not_known") as failed:
@@ -677,7 +678,7 @@ async def test_a_takeover_while_the_answer_is_lost_is_told_apart(
     """Committed before it, the rows and the result count; lost before it, both are gone."""
     owner = await new_worker(far)
     held = await start_saga(far, owner)
-    tx = await far.begin()
+    tx = await far.begin(SOON)
     await insert(tx)
     fault = proxy.arm(loss, COMMIT)
     look = proxy.arm(Loss.DELAY, SETTLE, held=True)
@@ -706,7 +707,7 @@ async def test_a_lost_append_is_a_rollback(
     held = await start_saga(far, owner)
     if loss in (Loss.SILENCE, Loss.DELAY):
         impatient(far)
-    tx = await far.begin()
+    tx = await far.begin(SOON)
     await insert(tx)
     fault = proxy.arm(loss, "SET last_seq", held=loss is Loss.DELAY)
 
@@ -728,7 +729,7 @@ async def test_a_cancelled_commit_leaves_no_open_transaction(
 ) -> None:
     owner = await new_worker(far)
     held = await start_saga(far, owner)
-    tx = await far.begin()
+    tx = await far.begin(SOON)
     await insert(tx)
     fault = proxy.arm(Loss.REQUEST, text, held=True)
     outcome = asyncio.create_task(tx.commit(new_append(held), owner))
@@ -748,7 +749,7 @@ async def test_a_cancelled_step_leaves_no_open_transaction(
 ) -> None:
     owner = await new_worker(far)
     held = await start_saga(far, owner)
-    tx = await far.begin()
+    tx = await far.begin(SOON)
     step = asyncio.create_task(tx.connection.execute(text("SELECT pg_sleep(60)")))
     await until(
         sql,
@@ -772,5 +773,5 @@ def engine_of(store: PostgresStore) -> Any:
 async def test_an_engine_is_made_when_it_is_needed(database: str, orders: None) -> None:
     async with PostgresStore(database, Settings()) as store:
         assert engine_of(store) is None
-        await (await store.begin()).rollback()
+        await (await store.begin(SOON)).rollback()
         assert isinstance(engine_of(store), AsyncEngine)

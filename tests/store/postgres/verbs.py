@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from eventsaga.store.ports import Reply
+from eventsaga.store.ports import GivenUp, Reply
 from eventsaga.store.postgres.store import PostgresStore
 from tests.store.builders import (
     LEASE,
@@ -120,9 +120,11 @@ VERBS: Final = (
     ),
     Verb(
         name="give_up",
-        text="AS g(saga_id, wake_at)",
+        text="AS g(saga_id, wake_at, seq)",
         table="sagas",
-        call=lambda store, world: store.give_up(world.worker, [(world.held.saga_id, world.at)]),
+        call=lambda store, world: store.give_up(
+            world.worker, [GivenUp(world.held.saga_id, world.at)]
+        ),
         answers=lambda nothing: nothing is None,
         after="SELECT owner IS NULL AND wake_at <= clock_timestamp() FROM eventsaga.sagas",
     ),
