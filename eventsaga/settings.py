@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 from eventsaga.errors import SettingsError
 
 _PREFIX: Final = "EVENTSAGA_"
-_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,49}")
+_SCHEMA: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,49}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not _SCHEMA.fullmatch(self.schema):
             raise SettingsError(
-                f"schema {self.schema!r} must be lower-case letters, digits and '_' (at most 50)"
+                f"schema {self.schema!r} must be lower-case letters, digits and '_' (at most 50), "
+                "and not begin with 'pg_'"
             )
         if self.lease < 3 * self.heartbeat:
             raise SettingsError("lease must be at least three heartbeats")

@@ -27,6 +27,11 @@ _UPGRADE = (
         "CREATE INDEX sagas_due ON eventsaga.sagas (name, wake_at)"
         " WHERE owner IS NULL AND wake_at IS NOT NULL"
     ),
+    # The few that are not over, among the many that are.
+    (
+        "CREATE INDEX sagas_unfinished ON eventsaga.sagas (status, saga_id)"
+        " WHERE status NOT IN ('COMPLETED', 'COMPENSATED', 'FAILED')"
+    ),
     """
     CREATE TABLE eventsaga.limits (
         key     text        NOT NULL CONSTRAINT limits_pkey PRIMARY KEY,
@@ -62,6 +67,7 @@ _DOWNGRADE = (
         "CREATE INDEX sagas_due ON eventsaga.sagas (wake_at)"
         " WHERE owner IS NULL AND wake_at IS NOT NULL"
     ),
+    "DROP INDEX eventsaga.sagas_unfinished",
     "DROP INDEX eventsaga.sagas_children",
     "ALTER TABLE eventsaga.sagas DROP COLUMN parent_id, DROP COLUMN parent_step",
     "ALTER TABLE eventsaga.inbox DROP COLUMN refused",

@@ -68,10 +68,11 @@ def current_steps(state: State) -> tuple[str, ...]:
 
 def error_of(state: State) -> dict[str, Any] | None:
     """Return why the saga goes back or waits, as JSON data; None if it does neither."""
-    if state.turn is not None:
+    if state.status is Status.PARKED:
+        # What a person has to mend stands above what turned the saga back.
+        step, message, at = next(iter(state.stuck_steps), None), state.park_message, state.park_at
+    elif state.turn is not None:
         step, message, at = state.turn.step, state.turn.message, state.turn.at
-    elif state.status is Status.PARKED:
-        step, message, at = None, state.park_message, state.park_at
     else:
         return None
     return {"step_name": step, "message": message, "timestamp": at.isoformat()}

@@ -5,12 +5,13 @@ statement may have been committed, `is_infrastructure` whether trying again make
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 import asyncpg
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventsaga.errors import DatabaseUnavailableError
@@ -78,8 +79,7 @@ def _parsed(database: str) -> URL:
 
 def describe(url: str) -> str:
     """Return where *url* leads, without its password."""
-    parts = urlsplit(url)
-    return make_url(url).render_as_string() if parts.scheme else "the database"
+    return unquote(make_url(url).render_as_string())
 
 
 async def open_connection(url: str, settings: Settings) -> Connection:
@@ -132,6 +132,14 @@ def unavailable(error: Exception, url: str) -> DatabaseUnavailableError:
     """Return *error* as what a user can act on."""
     reason = str(error) or type(error).__name__
     return DatabaseUnavailableError(f"cannot use {describe(url)}: {reason}")
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and what it stands for, from SQLAlchemy's wrapping to the driver's own."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.orig if isinstance(current, StatementError) else current.__cause__
 
 
 def is_infrastructure(error: BaseException) -> bool:

@@ -15,10 +15,17 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventsaga.errors import SchemaOutdatedError
-from eventsaga.store.postgres.connect import CONNECTION_ERRORS, Connection, unavailable
+from eventsaga.store.postgres.connect import (
+    CONNECTION_ERRORS,
+    Connection,
+    causes,
+    unavailable,
+)
 from eventsaga.store.postgres.sql import qualify
 
 _PACKAGE: Final = Path(__file__).resolve().parents[2]
+
+_ERRORS: Final[tuple[type[Exception], ...]] = (SQLAlchemyError, *CONNECTION_ERRORS)
 
 _REVISION: Final = "SELECT version_num FROM eventsaga.alembic_version"
 
@@ -96,7 +103,7 @@ def _config(url: str, schema: str) -> Config:
 def _run(url: str, schema: str, work: Callable[[Config], None]) -> None:
     try:
         work(_config(url, schema))
-    except SQLAlchemyError as error:
-        raise unavailable(error, url) from error
-    except CONNECTION_ERRORS as error:
-        raise unavailable(error, url) from error
+    except _ERRORS as error:
+        told = [cause for cause in causes(error) if isinstance(cause, CONNECTION_ERRORS)]
+        cause: Exception = told[0] if told else error
+        raise unavailable(cause, url) from cause

@@ -91,16 +91,16 @@ STRANDED: Final = """
 WITH waiting AS (
     SELECT s.name, s.version, s.fingerprint, s.wake_at AS since
       FROM eventsaga.sagas s
-     WHERE s.owner IS NULL AND s.wake_at < clock_timestamp() - interval '5 s'
+     WHERE s.owner IS NULL AND s.wake_at < statement_timestamp() - interval '5 s'
      UNION ALL
     SELECT s.name, s.version, s.fingerprint, w.lease_until
       FROM eventsaga.workers w
       JOIN eventsaga.sagas s ON s.owner = w.worker_id
-     WHERE w.lease_until < clock_timestamp() - interval '5 s'
+     WHERE w.lease_until < statement_timestamp() - interval '5 s'
 ), brought AS (
     SELECT unnest(w.definitions) AS definition
       FROM eventsaga.workers w
-     WHERE w.lease_until > clock_timestamp()
+     WHERE w.lease_until > statement_timestamp()
 )
 SELECT name, version, fingerprint, count(*) AS sagas, min(since) AS since
   FROM waiting

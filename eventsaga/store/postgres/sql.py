@@ -1,8 +1,8 @@
 """How is SQL written here? As constants that name the default schema.
 
 Statements say ``eventsaga.events``; a store with another schema has the prefix replaced
-once, when it is built. The name is a strict identifier (see `Settings`), so nothing needs
-quoting and nothing is put together from parts at run time.
+once, when it is built. The name is a strict identifier (see `Settings`), so quotes are all
+that it needs (it may be a word of SQL), and nothing is put together from parts at run time.
 """
 
 import re
@@ -15,4 +15,4 @@ _PREFIX: Final = re.compile(rf"\b{SCHEMA}\.(?=[a-z])")
 
 def qualify(statement: str, schema: str) -> str:
     """Return *statement* for tables that live in *schema*."""
-    return statement if schema == SCHEMA else _PREFIX.sub(f"{schema}.", statement)
+    return statement if schema == SCHEMA else _PREFIX.sub(f'"{schema}".', statement)

@@ -101,6 +101,12 @@ sagas: Final = Table(
         postgresql_where=text("owner IS NULL AND wake_at IS NOT NULL"),
     ),
     Index("sagas_children", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+    Index(
+        "sagas_unfinished",
+        "status",
+        "saga_id",
+        postgresql_where=text("status NOT IN ('COMPLETED', 'COMPENSATED', 'FAILED')"),
+    ),
     Index("sagas_owned", "owner", postgresql_where=text("owner IS NOT NULL")),
     comment="projection of events, one row a saga, and who may append",
 )

@@ -11,7 +11,6 @@ gets that lock next knows that nothing is on its way any more.
 """
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, Self
@@ -20,7 +19,7 @@ from uuid import UUID
 import asyncpg
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError, StatementError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -39,6 +38,7 @@ from eventsaga.store.postgres.append import EncodedAppend, append_arguments, enc
 from eventsaga.store.postgres.connect import (
     CONNECTION_ERRORS,
     Connection,
+    causes,
     discard,
     is_infrastructure,
     open_connection,
@@ -66,14 +66,6 @@ _UNREACHABLE: Final[tuple[type[Exception], ...]] = (SQLAlchemyError, *CONNECTION
 _DATABASES: Final = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 _log = logger("store")
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield *error* and what it stands for, from SQLAlchemy's wrapping to the driver's own."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.orig if isinstance(current, StatementError) else current.__cause__
 
 
 def may_succeed(error: BaseException) -> bool:

@@ -113,7 +113,7 @@ STATEMENTS: Final[dict[str, tuple[str, list[Any]]]] = {
     "claim": (claim.CLAIM, [_ANY, *_NAMES, 200, [0], [None]]),
     "look up what is owned": (claim.OWNED, [_ANY, [_ANY]]),
     "load histories": (claim.HISTORIES, [[UUID(int=n) for n in range(200)]]),
-    "give up": (claim.GIVE_UP, [_ANY, [_ANY], [_INSTANT]]),
+    "give up": (claim.GIVE_UP, [_ANY, [_ANY], [_INSTANT], [1]]),
     "release": (lease.RELEASE, [_ANY]),
     "renew": (lease.RENEW, [_ANY, timedelta(seconds=1)]),
     "read mail": (mail.READ, [_ANY, 200]),
@@ -134,6 +134,7 @@ STATEMENTS: Final[dict[str, tuple[str, list[Any]]]] = {
     "history": (read.HISTORY, [_ANY]),
     "settled": (read.SETTLED, [[_ANY]]),
     "stranded": (read.STRANDED, []),
+    "conflicting": (read.CONFLICTING, [*_NAMES]),
     "list a page": (read.LIST, [None, None, None, _ANY, 100]),
 }
 

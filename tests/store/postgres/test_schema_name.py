@@ -1,4 +1,4 @@
-"""May the schema have another name? Yes, for everything, and no name that needs quoting."""
+"""May the schema have another name? Yes, for everything, even a word of SQL."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ from tests.store.builders import (
 )
 from tests.store.postgres.verbs import VERBS, new_world
 
-OTHER = "orders_sagas"
+OTHER = "order"
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ async def test_a_saga_runs_from_start_to_end_in_another_schema(
     other: PostgresStore, renamed: str
 ) -> None:
     connection = await asyncpg.connect(renamed)
-    await connection.execute(f"SET search_path = {OTHER}")
+    await connection.execute(f'SET search_path = "{OTHER}"')
     owner = await new_worker(other)
     held = await start_saga(other, owner, key="k")
     assert await queue_start(other, new_start(key="k")) == Started(held.saga_id, created=False)
