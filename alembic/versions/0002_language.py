@@ -16,8 +16,18 @@ branch_labels = None
 depends_on = None
 
 _UPGRADE = (
-    "ALTER TABLE eventsaga.inbox ADD COLUMN refused text",
-    "COMMENT ON COLUMN eventsaga.inbox.refused IS 'why the saga did not take it; null while open'",
+    "ALTER TABLE eventsaga.inbox ADD COLUMN answered_at timestamptz, ADD COLUMN refused text",
+    (
+        "COMMENT ON COLUMN eventsaga.inbox.answered_at"
+        " IS 'when the saga took it, or refused it; null while open'"
+    ),
+    "COMMENT ON COLUMN eventsaga.inbox.refused IS 'why the saga did not take it; null if it did'",
+    # An answer stays for an hour; whoever looks for what is open must not read them all.
+    "CREATE INDEX inbox_open ON eventsaga.inbox (saga_id) WHERE answered_at IS NULL",
+    (
+        "CREATE INDEX inbox_answered ON eventsaga.inbox (answered_at)"
+        " WHERE answered_at IS NOT NULL"
+    ),
     "ALTER TABLE eventsaga.sagas ADD COLUMN parent_id uuid, ADD COLUMN parent_step text",
     "COMMENT ON COLUMN eventsaga.sagas.parent_id IS 'the saga of which this is a step'",
     "CREATE INDEX sagas_children ON eventsaga.sagas (parent_id) WHERE parent_id IS NOT NULL",
@@ -54,10 +64,12 @@ _UPGRADE = (
         saga_name text        NOT NULL,
         cron      text        NOT NULL,
         timezone  text        NOT NULL,
-        next_at   timestamptz NOT NULL
+        next_at   timestamptz NOT NULL,
+        worker_id uuid        NOT NULL
     )
     """,
     "COMMENT ON TABLE eventsaga.schedules IS 'which slot of a schedule is started next'",
+    "COMMENT ON COLUMN eventsaga.schedules.worker_id IS 'who planned it last'",
 )
 
 _DOWNGRADE = (
@@ -70,7 +82,9 @@ _DOWNGRADE = (
     "DROP INDEX eventsaga.sagas_unfinished",
     "DROP INDEX eventsaga.sagas_children",
     "ALTER TABLE eventsaga.sagas DROP COLUMN parent_id, DROP COLUMN parent_step",
-    "ALTER TABLE eventsaga.inbox DROP COLUMN refused",
+    # What was answered is over; to the version before, every row is a request.
+    "DELETE FROM eventsaga.inbox WHERE answered_at IS NOT NULL",
+    "ALTER TABLE eventsaga.inbox DROP COLUMN refused, DROP COLUMN answered_at",
 )
 
 

@@ -558,7 +558,11 @@ class Orchestrator:
             await self._worker.drain()
 
     async def _open_scheduler(self) -> None:
-        scheduler = Scheduler(self.store, self._schedules, self._clock, self._poke)
+        worker = self._worker
+        assert worker is not None, "only workers start slots"
+        scheduler = Scheduler(
+            self.store, self._schedules, self._clock, lambda: worker.worker_id, self._poke
+        )
         await scheduler.open()
         self._scheduler = scheduler
 

@@ -107,11 +107,16 @@ class HandOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recover:
-    """*worker_id* took the saga from *previous_worker_id*, whose lease had ended."""
+    """*worker_id* took the saga from *previous_worker_id*, whose lease had ended.
+
+    Attributes:
+        hold: Record it and start nothing: there is mail to be read before.
+    """
 
     at: datetime
     worker_id: UUID
     previous_worker_id: UUID
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +171,15 @@ class RecordChildEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordHook:
-    """A hook returned, or *error_type* and *message* say why it did not."""
+    """A hook returned, or *error_type* and *message* say why it did not.
+
+    Attributes:
+        settled_seq: The end that it was told of; see `State`.
+    """
 
     at: datetime
     hook: Hook
+    settled_seq: int
     jitter: float = 0.0
     error_type: str | None = None
     message: str = ""

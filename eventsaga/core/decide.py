@@ -164,7 +164,7 @@ def _on_recover(draft: Draft, command: Recover) -> None:
     # Before anything is tried again: the time may have run out while nobody was there.
     meet_deadline(draft, command.at)
     interrupt(draft, command.at, "WorkerLost", "the worker's lease ended during the attempt")
-    advance(draft, command.at)
+    advance(draft, command.at, hold=command.hold)
 
 
 def _on_park(draft: Draft, command: Park) -> None:

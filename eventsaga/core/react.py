@@ -45,9 +45,13 @@ class RunHook:
     """Tell a hook how the saga ended, at *not_before* or later; None for now.
 
     Hooks have no intent of their own: they run at least once.
+
+    Attributes:
+        settled_seq: Which end it is told of; a saga can be parked more than once.
     """
 
     hook: Hook
+    settled_seq: int
     attempt: int
     not_before: datetime | None = None
 
@@ -106,7 +110,9 @@ def _run(name: StepName, step: StepState) -> RunStep:
 
 def _react_settled(definition: SagaDefinition, state: State) -> tuple[Effect, ...]:
     hook = owed_hook(definition, state)
-    return () if hook is None else (RunHook(hook, state.hook_attempts + 1, state.hook_at),)
+    if hook is None:
+        return ()
+    return (RunHook(hook, state.settled_seq, state.hook_attempts + 1, state.hook_at),)
 
 
 def _deadline_counts(definition: SagaDefinition, state: State) -> bool:

@@ -228,6 +228,7 @@ def _child_ended(command: RecordChildEnded) -> ChildEnded:
 
 def _end_child(draft: Draft, command: RecordChildEnded, attempt: int) -> None:
     if command.status != Status.COMPLETED.value:
+        goes_back = not draft.state.committed
         draft.emit(
             StepFailed(
                 at=command.at,
@@ -235,7 +236,9 @@ def _end_child(draft: Draft, command: RecordChildEnded, attempt: int) -> None:
                 attempt=attempt,
                 error_type="ChildFailed",
                 message=f"child saga is {command.status}: {command.message}",
-                then=Next.PARK if draft.state.committed else None,
+                # What a child that was given up has left behind, nobody has undone.
+                effect_happened=(goes_back and command.status == Status.FAILED.value) or None,
+                then=None if goes_back else Next.PARK,
             )
         )
         return
@@ -270,8 +273,9 @@ def _end_undo(draft: Draft, command: RecordChildEnded, attempt: int) -> None:
 def on_hook(draft: Draft, command: RecordHook) -> None:
     """Record that a hook was told how the saga ended, or why it was not."""
     state = draft.state
-    if owed_hook(draft.definition, state) is not command.hook:
-        return  # delivered again
+    is_owed = owed_hook(draft.definition, state) is command.hook
+    if not is_owed or command.settled_seq != state.settled_seq:
+        return  # delivered again, or told of an end that is not the last one any more
     attempt = state.hook_attempts + 1
     if command.error_type is None:
         draft.emit(HookDelivered(at=command.at, hook=command.hook, attempt=attempt))

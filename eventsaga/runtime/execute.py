@@ -306,12 +306,13 @@ async def run_hook(saga: Saga[Any], state: State, effect: RunHook, tools: Tools)
         return RecordHook(
             at=tools.clock.now(),
             hook=effect.hook,
+            settled_seq=effect.settled_seq,
             jitter=random.random(),  # noqa: S311 - spreads load, hides nothing
             error_type=type(error).__name__,
             message=describe(error),
             retryable=not judge(error).permanent,
         )
-    return RecordHook(at=tools.clock.now(), hook=effect.hook)
+    return RecordHook(at=tools.clock.now(), hook=effect.hook, settled_seq=effect.settled_seq)
 
 
 def _hook_context(state: State, effect: RunHook, tools: Tools) -> StepContext:
@@ -321,7 +322,7 @@ def _hook_context(state: State, effect: RunHook, tools: Tools) -> StepContext:
         step=effect.hook.value,
         attempt=effect.attempt,
         # A saga can settle more than once: parked twice, or undone after it completed.
-        idempotency_key=f"{state.saga_id}/{effect.hook.value}/{state.settled_seq}",
+        idempotency_key=f"{state.saga_id}/{effect.hook.value}/{effect.settled_seq}",
         correlation_id=state.correlation_id,
         deadline=None,
         timeout=_HOOK_TIMEOUT,

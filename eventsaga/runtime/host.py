@@ -1,6 +1,6 @@
 """What does a run need of the worker that it lives in?"""
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +11,7 @@ from eventsaga.runtime.clock import Clock
 from eventsaga.runtime.execute import Tools
 from eventsaga.saga import Limit, Saga
 from eventsaga.settings import Settings
-from eventsaga.store.ports import Append, Message, Transaction
+from eventsaga.store.ports import Append, Message, Refusal, Transaction
 
 if TYPE_CHECKING:
     from eventsaga.runtime.run import Run
@@ -65,16 +65,20 @@ class Host(Protocol):
         """Run *chore* beside everything else."""
         ...
 
-    def post(self, message: Message) -> None:
-        """Leave a message in the inbox of another saga."""
+    async def post(self, message: Message) -> None:
+        """Leave a message in the inbox of another saga; on return it is durable."""
         ...
 
-    def discard(self, message: Message) -> None:
-        """Delete a request that was taken and caused no event."""
+    async def mail_of(self, saga_id: UUID) -> list[Message]:
+        """Return the open requests to a saga, oldest first."""
         ...
 
-    def refuse(self, message: Message, reason: str) -> None:
-        """Answer a request that the saga does not take."""
+    async def discard(self, message: Message) -> None:
+        """Answer a request that was taken and caused no event."""
+        ...
+
+    async def refuse(self, refusals: Sequence[Refusal]) -> None:
+        """Answer requests that a saga does not take."""
         ...
 
     def settled(self, run: "Run") -> None:

@@ -4,9 +4,9 @@ Whoever writes to a saga may be a client, another saga, or a person at a SQL pro
 does not make sense is refused with a reason, and never stops the saga.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from eventsaga.core.commands import (
@@ -92,17 +92,17 @@ def _command(  # noqa: C901, PLR0911 - a line for each kind
         case "child":
             return RecordChildEnded(
                 at=at,
-                step=data["step"],
-                child_id=UUID(data["child_id"]),
-                status=data["status"],
-                context=data.get("context") or {},
-                message=data.get("message", ""),
+                step=_text(data["step"]),
+                child_id=UUID(_text(data["child_id"])),
+                status=Status(data["status"]).value,
+                context=_mapping(data.get("context") or {}),
+                message=_text(data.get("message", "")),
                 refused=bool(data.get("refused")),
             )
         case "retry":
-            return RetrySaga(at=at, reason=reason, actor=actor, step=data.get("step"))
+            return RetrySaga(at=at, reason=reason, actor=actor, step=_optional(data.get("step")))
         case "skip":
-            return SkipStep(at=at, step=data["step"], reason=reason, actor=actor)
+            return SkipStep(at=at, step=_text(data["step"]), reason=reason, actor=actor)
         case "resolve":
             return _resolve(message, saga, state, at)
         case "abandon":
@@ -114,7 +114,7 @@ def _command(  # noqa: C901, PLR0911 - a line for each kind
 
 
 def _signal(message: Message, saga: Saga[Any], state: State, at: datetime) -> ReceiveSignal:
-    name = message.data["name"]
+    name = _text(message.data["name"])
     return ReceiveSignal(
         at=at,
         signal=name,
@@ -148,7 +148,7 @@ def checked_payload(saga: Saga[Any], name: str, payload: object) -> JsonObject:
 
 def _resolve(message: Message, saga: Saga[Any], state: State, at: datetime) -> ResolveStep:
     data = message.data
-    step, result = data["step"], data.get("result")
+    step, result = _text(data["step"]), data.get("result")
     leaf = saga.definition.steps.get(step)
     if result is not None and isinstance(leaf, SignalDefinition):
         result = _payload(saga, state, leaf.signal, result)
@@ -162,6 +162,22 @@ def _resolve(message: Message, saga: Saga[Any], state: State, at: datetime) -> R
         reason=str(data.get("reason", "")),
         actor=message.actor,
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _mapping(value: object) -> JsonObject:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{value!r} is no object")
+    return cast("JsonObject", value)
 
 
 # -- what goes out --------------------------------------------------------------------------
@@ -191,10 +207,17 @@ def open_children(state: State) -> Iterator[str]:
         yield from state.open_in(Phase.CHILD)
 
 
-def told_parent(state: State, refused: str | None = None) -> Message:
-    """Return how a child ended, or why it does not let itself be undone."""
+def told_parent(state: State, asked: UUID | None = None, *, refused: str | None = None) -> Message:
+    """Return how a child ended, or why it does not let itself be undone.
+
+    Args:
+        state: The child's.
+        asked: The request that this answers; None if nobody asked.
+        refused: The reason.
+    """
     assert state.parent_id is not None, "only children have somebody to tell"
-    what = "" if refused is None else f"/{refused}"
+    # Each request has an answer of its own, though it may say what was said before.
+    what = "" if asked is None else f"/{asked}"
     error = state.turn.message if state.turn is not None else ""
     return Message(
         saga_id=state.parent_id,

@@ -130,7 +130,12 @@ def describe(error: BaseException) -> str:
         text = _told(error.orig)
     else:
         text = _told(error) or type(error).__name__
-    # NUL and lone surrogates cannot be stored, and must not turn a failure into a crash.
+    return storable(text)
+
+
+def storable(text: str) -> str:
+    """Return *text* without what PostgreSQL does not store, and not too long."""
+    # NUL and lone surrogates must not turn a failure into a crash.
     clean = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
     return clean if len(clean) <= _MAX_MESSAGE else clean[: _MAX_MESSAGE - 1] + "…"
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from eventsaga.core.commands import Command, Park, Recover, Wake
+from eventsaga.core.commands import Command, Park, Recover
 from eventsaga.core.events import ParkReason
 from eventsaga.core.evolve import replay
 from eventsaga.core.state import Phase, State
@@ -38,8 +38,10 @@ def load(
 
 def next_command(
     claimed: Claimed, state: State, *, worker_id: UUID, now: datetime, most_claims: int
-) -> Command:
-    """Return what a worker decides first of a saga that it has just claimed.
+) -> Command | None:
+    """Return what a worker decides first of a saga that it has just claimed; None for nothing.
+
+    It reads the saga's mail then, and sends `Wake` after that.
 
     Args:
         claimed: The claim.
@@ -58,8 +60,8 @@ def next_command(
             remedy="find out why its worker dies whenever it runs; undo its effects by hand",
         )
     if previous is not None:
-        return Recover(at=at, worker_id=worker_id, previous_worker_id=previous)
-    return Wake(at=at)
+        return Recover(at=at, worker_id=worker_id, previous_worker_id=previous, hold=True)
+    return None
 
 
 def _previous_owner(claimed: Claimed, state: State, worker_id: UUID) -> UUID | None:

@@ -61,6 +61,7 @@ from eventsaga.runtime.mail import (
     open_children,
     told_parent,
 )
+from eventsaga.runtime.outcome import describe, storable
 from eventsaga.saga import Saga
 from eventsaga.store.ports import (
     Append,
@@ -68,6 +69,7 @@ from eventsaga.store.ports import (
     Committed,
     Fenced,
     Message,
+    Refusal,
     Refused,
     RolledBack,
     Transaction,
@@ -75,6 +77,8 @@ from eventsaga.store.ports import (
 
 # An instant that does not come: the saga waits for somebody outside.
 _NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+
+_NEXT_TRY_SECONDS: Final = 0.5
 
 _ATTEMPTS: Final = (Phase.RUNNING, Phase.VERIFYING, Phase.COMPENSATING)
 
@@ -116,6 +120,7 @@ class Run:
         "_last_hash",
         "_mailbox",
         "_messages",
+        "_refusals",
         "_releasing",
         "_timer",
         "_was",
@@ -135,6 +140,7 @@ class Run:
         # Requests that were seen, each as of when it was posted: a look at the inbox may be
         # older than the commit that answers them.
         self._messages: set[tuple[UUID, datetime | None]] = set()
+        self._refusals: list[Refusal] = []
         self._attempts: dict[_Key, asyncio.Task[None]] = {}
         # Children that are known to exist, by step and attempt.
         self._children: set[tuple[str, int]] = set()
@@ -181,7 +187,8 @@ class Run:
         try:
             command = command_of(message, self.saga, self.state, self._host.clock.now())
         except MessageRefusedError as error:
-            self._host.refuse(message, str(error))
+            self._refuse(message, str(error))
+            self._tell_refused()
             return
         self._mailbox.append(_Mail(command, message))
 
@@ -202,8 +209,7 @@ class Run:
                 case RunHook(not_before=at) if at is not None and at > self._host.clock.now():
                     wake_at = at
                 case RunHook():
-                    key = (effect.hook.value, "hook", effect.attempt)
-                    self._begin(key, self._tell, effect)
+                    self._begin(_hook_key(effect), self._tell, effect)
                 case WakeAt(at=at):
                     wake_at = at
                 case _:
@@ -254,7 +260,8 @@ class Run:
             self._append(before, tuple(events), answered)
             return
         for message in answered:
-            self._host.discard(message)
+            self._host.do(self._unless_away(self._host.discard(message), message))
+        self._tell_refused()
         if self._mailbox:
             self.decide()
         else:
@@ -271,8 +278,16 @@ class Run:
             if mail.message is None:
                 raise
             # A request that the saga's state does not allow (any more).
-            self._refuse(mail.message, mail.command, error)
+            self._refuse_request(mail.message, mail.command, error)
             return None
+        except Exception as error:
+            if mail.message is not None:
+                # Whoever wrote it wrote nonsense that nobody has thought of. It must not stop
+                # the saga a second time.
+                self._refuse(mail.message, f"the saga cannot take it: {describe(error)}")
+                refusals, self._refusals = self._refusals[-1:], []
+                self._host.do(self._host.refuse(refusals))
+            raise
 
     def _in_order(self, command: Command) -> Command:
         """Return *command* in order of time: it may have queued behind others."""
@@ -280,11 +295,41 @@ class Run:
             return replace(command, at=self.state.updated_at)
         return command
 
-    def _refuse(self, message: Message, command: Command, error: IllegalCommandError) -> None:
-        self._host.refuse(message, str(error))
+    def _refuse_request(
+        self, message: Message, command: Command, error: IllegalCommandError
+    ) -> None:
+        outbox: tuple[Message, ...] = ()
         if isinstance(command, RequestUndo) and is_from_parent(message, self.state):
+            if self.state.is_backward and not self.state.status.is_terminal:
+                # It goes back already, and tells its parent at the end.
+                self._host.do(self._unless_away(self._host.discard(message), message))
+                return
             is_undone = self.state.status is Status.COMPENSATED
-            self._host.post(told_parent(self.state, None if is_undone else str(error)))
+            refused = None if is_undone else str(error)
+            outbox = (told_parent(self.state, message.message_id, refused=refused),)
+        self._refuse(message, str(error), outbox)
+
+    def _refuse(self, message: Message, reason: str, outbox: tuple[Message, ...] = ()) -> None:
+        refusal = Refusal(
+            message.saga_id, message.message_id, storable(reason), message.posted_at, outbox
+        )
+        self._refusals.append(refusal)
+
+    def _tell_refused(self) -> None:
+        """Answer what was refused, once all that the refusals rest on is committed."""
+        if self._refusals and not self._appending:
+            refusals, self._refusals = self._refusals, []
+            self._host.do(self._unless_away(self._host.refuse(refusals), *refusals))
+
+    async def _unless_away(
+        self, answer: Coroutine[Any, Any, None], *messages: Message | Refusal
+    ) -> None:
+        try:
+            await answer
+        except DatabaseUnavailableError:
+            # Then they are open still, and must be answered when they are read again.
+            self._messages -= {(message.message_id, message.posted_at) for message in messages}
+            raise
 
     def _append(
         self, expected: int, events: tuple[SagaEvent, ...], answered: list[Message]
@@ -360,6 +405,7 @@ class Run:
                 assert_never(result)
 
     def _committed(self) -> None:
+        self._tell_refused()
         was, self._was = self._was, self.state.status
         if self._was.is_settled and was is not self._was:
             self._host.settled(self)
@@ -486,7 +532,7 @@ class Run:
 
     async def _tell(self, effect: RunHook) -> None:
         command = await run_hook(self.saga, self.state, effect, self._host.tools)
-        self._attempts.pop((effect.hook.value, "hook", effect.attempt), None)
+        self._attempts.pop(_hook_key(effect), None)
         self._take(_Mail(command))
 
     async def _start_child(self, effect: StartChild) -> None:
@@ -496,11 +542,11 @@ class Run:
         node = self.saga.bound.children[effect.step]
         context = state.steps[effect.step].result or {}
         await self._host.start_child(node.saga, child, dict(context), state, effect.step)
+        for step in tuple(open_children(self.state)):
+            # It was started after the saga had been turned back.
+            await self._host.post(cancel_child(self.state, step))
         self._children.add((effect.step, effect.attempt))
         self._attempts.pop((effect.step, "child", effect.attempt), None)
-        for step in open_children(self.state):
-            # It was started after the saga had been turned back.
-            self._host.post(cancel_child(self.state, step))
         self.perform()
 
     def _wait_until(self, wake_at: datetime | None) -> None:
@@ -517,7 +563,7 @@ class Run:
             self._leave()
             return
         delay = (wake_at - self._host.clock.now()).total_seconds()
-        self._timer = asyncio.get_running_loop().call_later(max(delay, 0.0), self._wake)
+        self._timer = asyncio.get_running_loop().call_later(max(delay, 0.0), self.wake)
 
     def _leave(self) -> None:
         """Leave a saga that only waits to whoever is there when its time comes."""
@@ -529,12 +575,26 @@ class Run:
         self.abandon()
         self._host.give_up(self, wake_at)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Go on: decide all that has queued, and whatever the clock says."""
         self._timer = None
-        if self.state.status.is_settled:
-            self.perform()
-        else:
+        if next(self.state.open_in(Phase.AWAITING), None) is None:
             self.submit(Wake(at=self._now()))
+        else:
+            self._host.do(self._wake_after_mail())
+
+    async def _wake_after_mail(self) -> None:
+        """Wake up with all mail read: a signal that is durable comes before its timeout."""
+        try:
+            mail = await self._host.mail_of(self.saga_id)
+        except DatabaseUnavailableError:
+            if not self.is_over:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(_NEXT_TRY_SECONDS, self.wake)
+            raise
+        for message in mail:
+            self.receive(message)
+        self.submit(Wake(at=self._now()))
 
     def _is_far(self, instant: datetime) -> bool:
         return instant - self._host.clock.now() > self._host.settings.release_after
@@ -551,6 +611,10 @@ class Run:
         for attempt in self._attempts.values():
             if attempt is not current:
                 attempt.cancel()
+
+
+def _hook_key(effect: RunHook) -> _Key:
+    return effect.hook.value, f"hook/{effect.settled_seq}", effect.attempt
 
 
 def _due(effects: Sequence[Effect], state: State) -> datetime:

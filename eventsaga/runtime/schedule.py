@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from eventsaga.errors import DatabaseUnavailableError
 from eventsaga.observe.log import logger
@@ -40,6 +41,7 @@ class Scheduler:
         store: Where schedules are kept.
         schedules: With different names.
         clock: The database's time.
+        worker_id: The identity of this process's worker now.
         started: Called after each start: there is a saga to be claimed.
     """
 
@@ -48,6 +50,7 @@ class Scheduler:
         store: SlotStore,
         schedules: Sequence[Schedule],
         clock: Clock,
+        worker_id: Callable[[], UUID],
         started: Callable[[], None],
     ) -> None:
         self._store = store
@@ -55,6 +58,7 @@ class Scheduler:
             schedule.name: schedule for schedule in schedules
         }
         self._clock = clock
+        self._worker_id = worker_id
         self._started = started
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -82,7 +86,12 @@ class Scheduler:
     async def _plan(self, schedule: Schedule) -> None:
         slot = schedule.next_after(await self._store.now())
         await self._store.plan_schedule(
-            schedule.name, schedule.saga.name, schedule.cron, schedule.timezone, slot
+            self._worker_id(),
+            schedule.name,
+            saga_name=schedule.saga.name,
+            cron=schedule.cron,
+            timezone=schedule.timezone,
+            slot=slot,
         )
 
     async def _watch(self) -> None:
@@ -131,11 +140,8 @@ class Scheduler:
         return max((planned.slot - self._clock.now()).total_seconds(), _SHORTEST_SLEEP)
 
     async def _contend(self, schedule: Schedule, planned: Planned) -> None:
-        """Leave a row to the workers that have another definition, while there are any.
-
-        During a deployment that is who came last; their slots tell whether they live.
-        """
-        if planned.now - planned.slot > _ON_TIME:
+        """Leave a row to the worker that came last with another definition, while it lives."""
+        if not planned.is_kept or planned.now - planned.slot > _ON_TIME:
             _log.warning("schedule_taken_over", schedule=schedule.name, cron=planned.cron)
             await self._plan(schedule)
 

@@ -35,6 +35,7 @@ from eventsaga.store.ports import (
     DefinitionKey,
     GivenUp,
     Message,
+    Refusal,
     Refused,
     Start,
     Started,
@@ -317,22 +318,26 @@ class Worker:
             raise result.error
         self.poke()
 
-    def post(self, message: Message) -> None:
-        """Leave a message in the inbox of another saga."""
-        self.do(self._posted(message))
-
-    async def _posted(self, message: Message) -> None:
+    async def post(self, message: Message) -> None:
+        """Leave a message in the inbox of another saga; on return it is durable."""
         await self._store.post(message)
         self.poke()
 
-    def discard(self, message: Message) -> None:
-        """Delete a request that was taken and caused no event."""
-        self.do(self._store.discard_mail([(message.saga_id, message.message_id)]))
+    async def mail_of(self, saga_id: UUID) -> list[Message]:
+        """Return the open requests to a saga, oldest first."""
+        return await self._store.read_mail_of(saga_id, _MAIL_BATCH)
 
-    def refuse(self, message: Message, reason: str) -> None:
-        """Answer a request that the saga does not take."""
-        _log.info("message_refused", saga_id=str(message.saga_id), reason=reason)
-        self.do(self._store.refuse_mail([(message.saga_id, message.message_id, reason)]))
+    async def discard(self, message: Message) -> None:
+        """Answer a request that was taken and caused no event."""
+        await self._store.discard_mail([(message.saga_id, message.message_id)])
+
+    async def refuse(self, refusals: Sequence[Refusal]) -> None:
+        """Answer requests that a saga does not take."""
+        for refusal in refusals:
+            _log.info("message_refused", saga_id=str(refusal.saga_id), reason=refusal.reason)
+        await self._store.refuse_mail(refusals)
+        if any(refusal.outbox for refusal in refusals):
+            self.poke()
 
     def settled(self, run: Run) -> None:
         """Take note that the saga of *run* has ended or is parked."""
@@ -495,7 +500,7 @@ class Worker:
         self._looked_around_at = now
         # A claim that was given up on here may yet have been granted there.
         self._claim_in_doubt = True
-        await self._store.sweep_mail()
+        await self._store.sweep()
         for stranded in await self._store.stranded():
             _log.warning(
                 "sagas_without_worker",
@@ -509,8 +514,9 @@ class Worker:
     def _adopt(self, claimed: Claimed, mail: Sequence[Message]) -> None:
         """Go on with a saga where its history ends.
 
-        Its mail is decided together with the first command: a saga that was claimed for
-        its mail alone would otherwise go back to sleep before it was read.
+        Its mail is decided before it goes on: a signal that came in time counts although its
+        time is over by now, and a saga that was claimed for its mail alone would otherwise
+        go back to sleep before it was read.
         """
         if claimed.saga_id in self._runs:
             return
@@ -536,8 +542,11 @@ class Worker:
             )
         run = Run(saga, state, last_hash, self)
         self._keep(run)
-        run.enqueue(command)
-        self._pass_on(run, mail)
+        if command is not None:
+            run.enqueue(command)
+        for message in mail:
+            run.receive(message)
+        run.wake()
 
     def _drive(self, run: Run) -> None:
         self._keep(run)

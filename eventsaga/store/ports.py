@@ -65,7 +65,7 @@ class Append:
         wake_at: When a saga that is given up is due again; None for never, which only a
             settled saga is.
         progress: Whether the claims without progress are counted anew.
-        inbox: Requests that these events answer; deleted in the same commit.
+        inbox: Requests that these events answer; they count as taken in the same commit.
         outbox: Messages to other sagas, left in their inboxes in the same commit.
         done: Called once, from the event loop, with the outcome.
     """
@@ -177,6 +177,25 @@ class GivenUp(NamedTuple):
     saga_id: UUID
     wake_at: datetime | None
     seq: int | None = None
+
+
+class Refusal(NamedTuple):
+    """A request that its saga does not take.
+
+    Attributes:
+        saga_id: The saga.
+        message_id: The request.
+        reason: Why not; told to whoever asked.
+        posted_at: As of when it was read: one that was posted anew since stays open. None
+            for any.
+        outbox: Messages to other sagas, left in the same commit.
+    """
+
+    saga_id: UUID
+    message_id: UUID
+    reason: str
+    posted_at: datetime | None = None
+    outbox: tuple[Message, ...] = ()
 
 
 class Reply(StrEnum):
@@ -370,15 +389,19 @@ class Store(Protocol):
         ...
 
     async def read_mail(self, worker_id: UUID, limit: int) -> list[Message]:
-        """Return requests to sagas of this worker, oldest first."""
+        """Return open requests to sagas of this worker, oldest first, some of each saga."""
+        ...
+
+    async def read_mail_of(self, saga_id: UUID, limit: int) -> list[Message]:
+        """Return open requests to one saga, oldest first."""
         ...
 
     async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
-        """Delete requests (saga id, message id) that were taken and cause no event."""
+        """Answer requests (saga id, message id) that were taken and cause no event."""
         ...
 
-    async def refuse_mail(self, refusals: Sequence[tuple[UUID, UUID, str]]) -> None:
-        """Answer requests (saga id, message id, reason) that a saga does not take.
+    async def refuse_mail(self, refusals: Sequence[Refusal]) -> None:
+        """Answer requests that a saga does not take.
 
         The answer stays for an hour, so that whoever asked finds it.
         """
@@ -392,8 +415,8 @@ class Store(Protocol):
         """Return what became of a request."""
         ...
 
-    async def sweep_mail(self) -> None:
-        """Delete refusals that are older than an hour, and permits of workers that are gone."""
+    async def sweep(self) -> None:
+        """Delete answers older than an hour, permits of workers that are gone, and old workers."""
         ...
 
     async def begin(self, timeout: timedelta) -> Transaction:  # noqa: ASYNC109

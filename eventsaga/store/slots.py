@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 from eventsaga.store.ports import Start, StartResult
 
@@ -18,6 +19,7 @@ class Planned:
         timezone: Where the expression counts.
         slot: Not started yet, and due then (UTC).
         now: The database's clock when it was read.
+        is_kept: Whether the worker that planned it is alive.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Planned:
     timezone: str
     slot: datetime
     now: datetime
+    is_kept: bool
 
 
 class SlotStore(Protocol):
@@ -38,9 +41,16 @@ class SlotStore(Protocol):
         ...
 
     async def plan_schedule(
-        self, name: str, saga_name: str, cron: str, timezone: str, slot: datetime
+        self,
+        worker_id: UUID,
+        name: str,
+        *,
+        saga_name: str,
+        cron: str,
+        timezone: str,
+        slot: datetime,
     ) -> None:
-        """Record a schedule whose next slot is *slot*.
+        """Record a schedule whose next slot is *slot*, kept by *worker_id*.
 
         One that is recorded with the same expression and timezone keeps its slot.
         """

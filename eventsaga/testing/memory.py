@@ -7,11 +7,10 @@ goes through the same codec and the same hash chain. Both stores pass one suite 
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn, Self
 from uuid import UUID
@@ -29,6 +28,7 @@ from eventsaga.store.ports import (
     GivenUp,
     Grant,
     Message,
+    Refusal,
     Refused,
     Renewal,
     Reply,
@@ -49,7 +49,8 @@ from eventsaga.store.projection import error_text
 from eventsaga.wire.payload import dump, load
 
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
-_REFUSALS_LAST: Final = timedelta(hours=1)
+_ANSWERS_LAST: Final = timedelta(hours=1)
+_MAIL_OF_ONE: Final = 20
 _GRACE: Final = timedelta(seconds=5)
 
 
@@ -74,6 +75,7 @@ class _Letter:
 
     message: Message
     created_at: datetime
+    answered_at: datetime | None = None
     refused: str | None = None
 
 
@@ -172,7 +174,7 @@ class MemoryStore:
         if saga.progress:
             row["claims"] = 0
         for message_id in append.inbox:
-            self._inbox[saga.saga_id].pop(message_id, None)
+            self._take(saga.saga_id, message_id)
         for message in append.outbox:
             self._leave(message)
         self._keep(encoded.events, worker_id)
@@ -276,40 +278,40 @@ class MemoryStore:
         """Take over at most *limit* sagas that are due, have mail, or lost their worker."""
         if not self._lives(worker_id) or worker_id in self._dead:
             return []
-        chosen: dict[UUID, None] = dict.fromkeys(
-            islice(self._due(definitions, priorities, max_running), limit)
-        )
         known = set(definitions)
-        for saga_id, row in self._rows.items():
-            if _definition(row) in known and (self._written_to(row) or self._orphaned(row)):
-                chosen[saga_id] = None
-        return [self._claimed(saga_id, worker_id) for saga_id in islice(chosen, limit)]
+        rows = [row for row in self._rows.values() if _definition(row) in known]
+        chosen = [row["saga_id"] for row in rows if self._orphaned(row)]
+        running = Counter(row["name"] for row in self._rows.values() if self._lives(row["owner"]))
+        written_to = [row for row in rows if self._written_to(row)]
+        due = [row for row in self._due(rows, priorities) if row not in written_to]
+        for row in (*written_to, *due):
+            name = row["name"]
+            if not Status(row["status"]).is_settled and name in max_running:
+                if running[name] >= max_running[name]:
+                    continue
+                running[name] += 1
+            chosen.append(row["saga_id"])
+        return [self._claimed(saga_id, worker_id) for saga_id in chosen[:limit]]
 
     def _due(
-        self,
-        definitions: Sequence[DefinitionKey],
-        priorities: Mapping[str, int],
-        max_running: Mapping[str, int],
-    ) -> Iterator[UUID]:
-        known, now = set(definitions), self._now()
-        by_name: defaultdict[str, list[tuple[datetime, UUID]]] = defaultdict(list)
-        running = Counter(row["name"] for row in self._rows.values() if self._lives(row["owner"]))
-        for saga_id, row in self._rows.items():
-            wake_at: datetime | None = row["wake_at"]
-            if row["owner"] is not None or wake_at is None or wake_at > now:
-                continue
-            if _definition(row) in known:
-                by_name[row["name"]].append((wake_at, saga_id))
-        ranked: list[tuple[int, int, datetime, UUID]] = []
-        for name, due in by_name.items():
-            room = max_running[name] - running[name] if name in max_running else len(due)
-            for turn, (wake_at, saga_id) in enumerate(sorted(due)[: max(room, 0)]):
-                ranked.append((-priorities.get(name, 0), turn, wake_at, saga_id))
-        return (saga_id for *_, saga_id in sorted(ranked))
+        self, rows: Sequence[dict[str, Any]], priorities: Mapping[str, int]
+    ) -> list[dict[str, Any]]:
+        """Return what is due: by priority, then the oldest of each name, then the next ones."""
+        now, turns, ranked = self._now(), Counter[str](), list[tuple[int, int, int]]()
+        due = [
+            row
+            for row in rows
+            if row["owner"] is None and row["wake_at"] is not None and row["wake_at"] <= now
+        ]
+        due.sort(key=lambda row: (row["wake_at"], row["saga_id"]))
+        for place, row in enumerate(due):
+            ranked.append((-priorities.get(row["name"], 0), turns[row["name"]], place))
+            turns[row["name"]] += 1
+        return [due[place] for _, _, place in sorted(ranked)]
 
     def _written_to(self, row: Mapping[str, Any]) -> bool:
         letters = self._inbox.get(row["saga_id"], {}).values()
-        return row["owner"] is None and any(letter.refused is None for letter in letters)
+        return row["owner"] is None and any(letter.answered_at is None for letter in letters)
 
     def _orphaned(self, row: Mapping[str, Any]) -> bool:
         return row["owner"] is not None and not self._lives(row["owner"])
@@ -397,43 +399,62 @@ class MemoryStore:
         return True
 
     async def read_mail(self, worker_id: UUID, limit: int) -> list[Message]:
-        """Return requests to sagas of this worker, oldest first."""
+        """Return open requests to sagas of this worker, oldest first, some of each saga."""
         letters = [
             letter
-            for saga_id, box in self._inbox.items()
+            for saga_id in self._inbox
             if self._rows[saga_id]["owner"] == worker_id
-            for letter in box.values()
-            if letter.refused is None
+            for letter in self._open(saga_id)[:_MAIL_OF_ONE]
         ]
         letters.sort(key=lambda letter: letter.created_at)
         return [letter.message for letter in letters[:limit]]
 
-    async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
-        """Delete requests that were taken and cause no event."""
-        for saga_id, message_id in message_ids:
-            self._inbox[saga_id].pop(message_id, None)
+    async def read_mail_of(self, saga_id: UUID, limit: int) -> list[Message]:
+        """Return open requests to one saga, oldest first."""
+        return [letter.message for letter in self._open(saga_id)[:limit]]
 
-    async def refuse_mail(self, refusals: Sequence[tuple[UUID, UUID, str]]) -> None:
+    def _open(self, saga_id: UUID) -> list[_Letter]:
+        letters = self._inbox.get(saga_id, {}).values()
+        return sorted(
+            (letter for letter in letters if letter.answered_at is None),
+            key=lambda letter: letter.created_at,
+        )
+
+    async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
+        """Answer requests that were taken and cause no event."""
+        for saga_id, message_id in message_ids:
+            self._take(saga_id, message_id)
+
+    def _take(self, saga_id: UUID, message_id: UUID) -> None:
+        letter = self._inbox[saga_id].get(message_id)
+        if letter is not None and letter.answered_at is None:
+            letter.answered_at = self._now()
+
+    async def refuse_mail(self, refusals: Sequence[Refusal]) -> None:
         """Answer requests that a saga does not take."""
-        for saga_id, message_id, reason in refusals:
-            letter = self._inbox[saga_id].get(message_id)
-            if letter is not None:
-                letter.refused, letter.created_at = reason, self._now()
+        for refusal in refusals:
+            letter = self._inbox[refusal.saga_id].get(refusal.message_id)
+            if letter is None or letter.answered_at is not None:
+                continue
+            if refusal.posted_at in {None, letter.created_at}:
+                letter.answered_at, letter.refused = self._now(), refusal.reason
+                for message in refusal.outbox:
+                    self._leave(message)
 
     async def answer(self, saga_id: UUID, message_id: UUID) -> Answer:
         """Return what became of a request."""
         letter = self._inbox[saga_id].get(message_id)
-        if letter is None:
-            return Answer(reply=Reply.TAKEN)
-        if letter.refused is None:
-            return Answer(reply=Reply.OPEN)
-        return Answer(reply=Reply.REFUSED, reason=letter.refused)
+        if letter is not None and letter.refused is not None:
+            return Answer(reply=Reply.REFUSED, reason=letter.refused)
+        is_open = letter is not None and letter.answered_at is None
+        return Answer(reply=Reply.OPEN if is_open else Reply.TAKEN)
 
-    async def sweep_mail(self) -> None:
-        """Delete refusals that nobody has asked for."""
+    async def sweep(self) -> None:
+        """Delete answers that whoever asked has had the time to read."""
+        oldest = self._now() - _ANSWERS_LAST
         for box in self._inbox.values():
             for message_id, letter in list(box.items()):
-                if letter.refused is not None and letter.created_at < self._now() - _REFUSALS_LAST:
+                if letter.answered_at is not None and letter.answered_at < oldest:
                     del box[message_id]
 
     # -- transactions and limits -----------------------------------------------------------

@@ -185,7 +185,7 @@ class Says:
         self.answers = answers
         self.asked: list[StepName] = []
 
-    def require_fit(self, _state: State, patch: JsonObject) -> None:
+    def require_fit(self, state: State, patch: JsonObject, /) -> None:  # noqa: ARG002
         """Refuse what is said not to fit."""
         for name in patch:
             said = self.answers.get(f"fit_{name}")
@@ -334,11 +334,17 @@ def child_ended(
 
 
 def hook_told(
-    hook: Hook, *, failed: bool = False, retryable: bool = True, at: datetime = T0
+    hook: Hook,
+    *,
+    settled_seq: int,
+    failed: bool = False,
+    retryable: bool = True,
+    at: datetime = T0,
 ) -> RecordHook:
     return RecordHook(
         at=at,
         hook=hook,
+        settled_seq=settled_seq,
         jitter=0.5,
         error_type="ConnectError" if failed else None,
         message="no answer" if failed else "",
@@ -413,6 +419,15 @@ class Story:
         """Return the hook that is owed."""
         effects = react(self.definition, self.state)
         return next((e for e in effects if isinstance(e, RunHook)), None)
+
+    def tell(
+        self, hook: Hook, *, failed: bool = False, retryable: bool = True
+    ) -> tuple[SagaEvent, ...]:
+        """Say that a hook was told of the latest end, or could not be."""
+        settled_seq = self.state.settled_seq
+        return self.send(
+            hook_told(hook, settled_seq=settled_seq, failed=failed, retryable=retryable, at=self.at)
+        )
 
     def wake(self, after: timedelta = timedelta(0)) -> tuple[SagaEvent, ...]:
         """Let time pass, then look at the clock."""

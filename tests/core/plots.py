@@ -41,7 +41,6 @@ from tests.core.histories import (
     child_ended,
     doubt,
     fail,
-    hook_told,
     pivot,
     recover,
     resolve,
@@ -90,7 +89,7 @@ class Fate(Says):
         super().__init__()
         self._seed = seed
 
-    def require_fit(self, _state: State, _patch: JsonObject) -> None:
+    def require_fit(self, state: State, patch: JsonObject, /) -> None:
         """Take anything."""
 
     def holds(self, _state: State, step: StepName) -> bool:
@@ -294,7 +293,7 @@ class Player:
             return False
         self.story.at = max(self.story.at, hook.not_before or self.story.at)
         failed = next(self._moves) in {"fail", "doubt", "permanent"}
-        self.story.send(hook_told(hook.hook, failed=failed, at=self.story.at))
+        self.story.tell(hook.hook, failed=failed)
         return True
 
     def _ask(self) -> bool:

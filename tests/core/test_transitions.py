@@ -185,7 +185,8 @@ def commands_for(definition: SagaDefinition, state: State) -> Iterator[Command]:
 def said_outside(definition: SagaDefinition, state: State) -> Iterator[Command]:
     yield from (abandon(), undo(), retry(), signal(number=1))
     for hook in definition.hooks:
-        yield from (hook_told(hook), hook_told(hook, failed=True, retryable=False))
+        yield hook_told(hook, settled_seq=state.settled_seq)
+        yield hook_told(hook, settled_seq=state.settled_seq, failed=True, retryable=False)
     for name in tuple(state.steps):
         yield from (retry(name), skip(name))
         yield from (resolve(name, resolution) for resolution in Resolution)

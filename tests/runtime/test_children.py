@@ -413,7 +413,9 @@ async def test_a_parent_waits_for_a_parked_child_until_a_person_helped_it(databa
     assert state.context.data["receipt"] == "r-9"
 
 
-async def test_a_child_that_was_given_up_fails_its_step(database: str) -> None:
+async def test_a_child_that_was_given_up_fails_its_step_and_is_not_taken_for_undone(
+    database: str,
+) -> None:
     shop = _Shop()
     saga = _parent(shop.step("a"), _parked_child(shop), shop.step("never"))
     async with orchestrating(database, saga) as orchestrator:
@@ -421,11 +423,14 @@ async def test_a_child_that_was_given_up_fails_its_step(database: str) -> None:
         await until(database, ANY_EVENT, "SagaParked")
         child = await _the_child(orchestrator, handle.id)
         assert await orchestrator.abandon(child, **WHO)
+        parked = await handle.result(timeout=10)
+        assert await orchestrator.resolve(handle.id, "pay", "compensated", **WHO)
         state = await handle.result(timeout=10)
         (ended,) = events_of(await handle.history(), "ChildEnded")
         left = events_of(await orchestrator.history(child), "SagaFailed")
 
     assert [event.uncompensated for event in left] == [("hold", "charge")]
+    assert (parked.status, parked.in_doubt_steps) == (Status.PARKED, ("pay",))
     assert (ended.status, state.status) == ("FAILED", Status.COMPENSATED)
     assert state.error is not None
     assert state.error.message.startswith("child saga is FAILED")
@@ -608,7 +613,7 @@ async def test_that_a_child_had_completed_is_no_answer_to_its_undo(database: str
             "INSERT INTO eventsaga.inbox (saga_id, id, kind, data, actor)"  # noqa: S608
             f" VALUES ('{handle.id}', gen_random_uuid(), 'child', '{told}', 'saga {child}')",
         )
-        await until(database, "SELECT count(*) = 0 FROM eventsaga.inbox")
+        await until(database, "SELECT count(*) = 0 FROM eventsaga.inbox WHERE answered_at IS NULL")
         waits = await handle.state()
         shop.let_go["undo charge"].set()
         state = await handle.result(timeout=10)

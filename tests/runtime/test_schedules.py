@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -16,6 +17,7 @@ from eventsaga.store.ports import Start, Started
 from eventsaga.store.postgres.store import PostgresStore
 from eventsaga.store.slots import Planned
 from tests.runtime.sagas import QUICK, Order, nothing, one_step, orchestrating, run_sql, until
+from tests.store.builders import new_worker
 
 SAGA = one_step(nothing)
 MINUTE = timedelta(minutes=1)
@@ -154,17 +156,20 @@ def test_a_schedule_of_a_saga_that_is_not_given_is_refused() -> None:
 # -- over several workers ------------------------------------------------------------------
 
 
-async def planned_ago(database: str, minutes: int, cron: str = "* * * * *") -> datetime:
+async def planned_ago(
+    database: str, minutes: int, cron: str = "* * * * *", by: UUID | None = None
+) -> datetime:
     """Put a schedule into the table that nobody has looked after for *minutes*."""
     connection = await asyncpg.connect(database)
     try:
         found: datetime = await connection.fetchval(
-            "INSERT INTO eventsaga.schedules (name, saga_name, cron, timezone, next_at)"
+            "INSERT INTO eventsaga.schedules (name, saga_name, cron, timezone, next_at, worker_id)"
             " VALUES ('minutely', 'one', $1, 'UTC',"
-            "         date_trunc('minute', now()) - make_interval(mins => $2))"
+            "         date_trunc('minute', now()) - make_interval(mins => $2), $3)"
             " RETURNING next_at",
             cron,
             minutes,
+            by or uuid4(),
         )
     finally:
         await connection.close()
@@ -361,7 +366,9 @@ async def test_a_slot_that_another_worker_is_starting_is_left_to_it(
 
 async def test_a_slot_is_not_started_before_its_time(database: str, store: PostgresStore) -> None:
     slot = await store.now() + timedelta(hours=1)
-    await store.plan_schedule("minutely", "one", "* * * * *", "UTC", slot)
+    await store.plan_schedule(
+        uuid4(), "minutely", saga_name="one", cron="* * * * *", timezone="UTC", slot=slot
+    )
     (planned,) = await store.planned(["minutely"])
 
     result = await store.start_slot(planned, start_for(schedule(), slot), slot + MINUTE)
@@ -386,7 +393,7 @@ async def test_a_slot_that_is_gone_is_neither_started_nor_skipped(
 
 
 def scheduler(store: PostgresStore, *schedules: Schedule) -> Scheduler:
-    return Scheduler(store, schedules, DatabaseClock(), lambda: None)
+    return Scheduler(store, schedules, DatabaseClock(), uuid4, lambda: None)
 
 
 async def test_a_slot_whose_key_is_taken_is_passed(
@@ -402,10 +409,10 @@ async def test_a_slot_whose_key_is_taken_is_passed(
     assert "slot_refused schedule=minutely" in caplog.text
 
 
-async def test_a_row_of_another_definition_is_left_while_its_workers_live(
+async def test_a_row_of_another_definition_is_left_while_its_worker_lives(
     database: str, store: PostgresStore
 ) -> None:
-    slot = await planned_ago(database, 0, cron="*/1 * * * *")
+    slot = await planned_ago(database, 0, cron="*/1 * * * *", by=await new_worker(store))
 
     await scheduler(store, schedule())._look()
 
@@ -413,15 +420,16 @@ async def test_a_row_of_another_definition_is_left_while_its_workers_live(
     assert not await started(database)
 
 
-async def test_a_row_of_another_definition_is_taken_over_once_its_workers_are_gone(
-    database: str, store: PostgresStore
+@pytest.mark.parametrize(("minutes", "planner_lives"), [(0, False), (5, True)])
+async def test_a_row_of_another_definition_is_taken_over_once_nobody_keeps_it(
+    database: str, store: PostgresStore, minutes: int, *, planner_lives: bool
 ) -> None:
     """An old process that restarts during a deployment must not leave the schedule behind."""
-    await planned_ago(database, 5, cron="*/1 * * * *")
+    planner = await new_worker(store) if planner_lives else None
+    await planned_ago(database, minutes, cron="*/1 * * * *", by=planner)
 
     await scheduler(store, schedule())._look()
 
-    assert await until(database, CAUGHT_UP)
     assert await until(database, "SELECT cron FROM eventsaga.schedules") == "* * * * *"
     assert not await started(database)
 
@@ -433,7 +441,7 @@ async def test_a_slot_that_cannot_be_started_does_not_hold_up_the_others(
     await run_sql(
         database,
         "INSERT INTO eventsaga.schedules SELECT 'other', saga_name, cron, timezone,"
-        " next_at + interval '1 minute' FROM eventsaga.schedules",
+        " next_at + interval '1 minute', worker_id FROM eventsaga.schedules",
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
         " AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$",
         "CREATE TRIGGER refuse BEFORE UPDATE ON eventsaga.schedules FOR EACH ROW"

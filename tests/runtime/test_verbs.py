@@ -439,7 +439,9 @@ async def test_what_is_illegal_is_refused_with_what_is_legal(database: str) -> N
             )
             assert "legal now: retry, retry b" in str(refused.value)
         names = await types(handle)
-        assert await until(database, "SELECT count(*) = 0 FROM eventsaga.inbox")
+        assert await until(
+            database, "SELECT count(*) = 0 FROM eventsaga.inbox WHERE answered_at IS NULL"
+        )
         with pytest.raises(ValueError, match="maybe"):
             await orchestrator.resolve(saga_id, "b", "maybe", **WHO)  # type: ignore[arg-type]
         with pytest.raises(SagaNotFoundError):
@@ -488,7 +490,7 @@ async def test_of_two_operators_who_resolve_at_once_one_is_refused(database: str
                 return error
 
         asked = [asyncio.create_task(resolve(actor)) for actor in ("ann", "bob")]
-        await until(database, "SELECT count(*) = 2 FROM eventsaga.inbox")
+        await until(database, "SELECT count(*) = 2 FROM eventsaga.inbox WHERE answered_at IS NULL")
         async with orchestrating(database, saga):
             answers = await asyncio.gather(*asked)
             state = await client.wait(handle.id, timeout=10)
@@ -520,7 +522,9 @@ async def test_a_verb_without_any_worker_is_taken_later(database: str) -> None:
             (skipped,) = events_of(await worker.history(handle.id), "StepSkipped")
 
     assert (state.status, skipped.actor) == (Status.COMPLETED, "ann")
-    assert await until(database, "SELECT count(*) = 0 FROM eventsaga.inbox")
+    assert await until(
+        database, "SELECT count(*) = 0 FROM eventsaga.inbox WHERE answered_at IS NULL"
+    )
 
 
 # -- explain --------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from eventsaga.store.ports import (
     Store,
 )
 from eventsaga.store.postgres.store import PostgresStore
+from eventsaga.store.postgres.writer import PostgresLine
 from eventsaga.wire.payload import dump_canonical
 
 LEASE: Final = timedelta(minutes=10)
@@ -87,7 +88,9 @@ async def impatient_store(url: str) -> AsyncGenerator[PostgresStore]:
     """
     settings = Settings(append_writers=1)
     async with PostgresStore(url, settings) as store:
-        store._writer._settings = replace(settings, statement_timeout=timedelta(seconds=0.3))
+        hasty = replace(settings, statement_timeout=timedelta(seconds=0.3))
+        store._writer._line = PostgresLine(store.url, hasty)
+        store._writer._settings = hasty
         yield store
 
 

@@ -54,9 +54,11 @@ WITH bounded AS MATERIALIZED (
      WHERE s.saga_id = m.saga_id AND s.last_seq = m.expected AND s.owner = $13::uuid
  RETURNING s.saga_id
 ), answered AS (
-    DELETE FROM eventsaga.inbox i
-     USING unnest($14::uuid[], $15::uuid[]) AS a(saga_id, id), advanced
+    UPDATE eventsaga.inbox i
+       SET answered_at = clock_timestamp()
+      FROM unnest($14::uuid[], $15::uuid[]) AS a(saga_id, id), advanced
      WHERE i.saga_id = a.saga_id AND i.id = a.id AND a.saga_id = advanced.saga_id
+       AND i.answered_at IS NULL
 ), told AS (
     INSERT INTO eventsaga.inbox (saga_id, id, kind, data, actor)
     SELECT o.saga_id, o.id, o.kind, o.data::json, o.actor

@@ -40,8 +40,8 @@ WITH mine AS MATERIALIZED (
 ), due AS (
     -- The oldest of each name first, then the next of each: a flood of one starves no other.
     -- By an instant that is the same for all rows: the index then ends at what is not due.
-    SELECT d.saga_id, d.owner
-      FROM (SELECT n.priority, l.saga_id, l.owner, l.wake_at,
+    SELECT d.saga_id, d.owner, d.name
+      FROM (SELECT n.name, n.priority, l.saga_id, l.owner, l.wake_at,
                    row_number() OVER (PARTITION BY n.name ORDER BY l.wake_at) AS turn
               FROM names n
              CROSS JOIN LATERAL (
@@ -57,14 +57,21 @@ WITH mine AS MATERIALIZED (
      ORDER BY d.priority DESC, d.turn, d.wake_at
      LIMIT $5
 ), written_to AS (
-    -- Settled ones too: that is how a person reaches a saga that is parked.
-    SELECT s.saga_id, s.owner
-      FROM eventsaga.sagas s
-     WHERE s.owner IS NULL
-       AND s.saga_id IN (SELECT i.saga_id FROM eventsaga.inbox i WHERE i.refused IS NULL)
-       AND (s.name, s.version, s.fingerprint) IN (SELECT name, version, fingerprint FROM mine)
-     LIMIT $5
-       FOR UPDATE SKIP LOCKED
+    -- Settled ones too: that is how a person reaches a saga that is parked. Each name by
+    -- itself: what waits for room must not hide the mail of the others.
+    SELECT l.saga_id, l.owner, n.name, l.is_settled
+      FROM (SELECT DISTINCT name, room FROM names) n
+     CROSS JOIN LATERAL (
+           SELECT s.saga_id, s.owner, o.is_settled
+             FROM eventsaga.sagas s
+            CROSS JOIN LATERAL (
+                  SELECT s.status IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'PARKED')) o(is_settled)
+            WHERE s.name = n.name AND s.owner IS NULL AND (n.room > 0 OR o.is_settled)
+              AND s.saga_id IN (SELECT i.saga_id FROM eventsaga.inbox i WHERE i.answered_at IS NULL)
+              AND (s.version, s.fingerprint) IN (
+                      SELECT m.version, m.fingerprint FROM mine m WHERE m.name = n.name)
+            LIMIT $5
+              FOR UPDATE OF s SKIP LOCKED) l
 ), orphaned AS (
     SELECT s.saga_id, s.owner
       FROM eventsaga.workers w
@@ -75,12 +82,21 @@ WITH mine AS MATERIALIZED (
        -- A heartbeat in flight holds the worker's row: then its lease is not judged now.
        FOR UPDATE OF s SKIP LOCKED
        FOR SHARE OF w SKIP LOCKED
+), waking AS (
+    -- Both ways to wake up share the room of their name; somebody waits for an answer.
+    SELECT w.saga_id, w.owner
+      FROM (SELECT u.saga_id, u.owner, u.is_settled, n.room,
+                   row_number() OVER (PARTITION BY u.name, u.is_settled ORDER BY u.rank) AS turn
+              FROM (SELECT saga_id, owner, name, is_settled, 1 AS rank FROM written_to
+                     UNION ALL
+                    SELECT saga_id, owner, name, false, 2 FROM due
+                     WHERE saga_id NOT IN (SELECT saga_id FROM written_to)) u
+              JOIN (SELECT DISTINCT name, room FROM names) n USING (name)) w
+     WHERE w.is_settled OR w.turn <= w.room
 ), chosen AS (
-    SELECT saga_id, owner FROM due
-     UNION
-    SELECT saga_id, owner FROM written_to
-     UNION
     SELECT saga_id, owner FROM orphaned
+     UNION
+    SELECT saga_id, owner FROM waking
      LIMIT $5
 )
 UPDATE eventsaga.sagas s

@@ -53,6 +53,14 @@ SELECT count(*) FROM freed
 """
 
 
+# Who wrote an event can be looked up for a month.
+SWEEP: Final = """
+DELETE FROM eventsaga.workers w
+ WHERE w.lease_until < clock_timestamp() - interval '30 days'
+   AND NOT EXISTS (SELECT FROM eventsaga.sagas s WHERE s.owner = w.worker_id)
+"""
+
+
 async def register(
     connection: Connection,
     statement: str,

@@ -80,7 +80,9 @@ def conforming(
     free_at: datetime | None, now: datetime, interval: timedelta, burst: int, wanted: int
 ) -> tuple[int, datetime]:
     """Return how many of *wanted* are in time, and when the one after them is."""
-    at = now if free_at is None else max(free_at, now)
+    # Never further ahead than a full burst: the clock may have been set back since, and the
+    # rate made faster.
+    at = now if free_at is None else min(max(free_at, now), now + interval * burst)
     latest = now + interval * (burst - 1)
     granted = 0
     while granted < wanted and at <= latest:

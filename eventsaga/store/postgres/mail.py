@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
-from eventsaga.store.ports import Answer, Message, Reply
+from eventsaga.store.ports import Answer, Message, Refusal, Reply
 from eventsaga.store.postgres.connect import Connection
+from eventsaga.store.postgres.rows import columns
 from eventsaga.wire.payload import dump, load
 
-# The same id is taken once, however often it is sent; one that was refused is asked anew.
+# The same id is taken once, however often it is sent: the answer stays in place of the
+# request for an hour. One that was refused is asked anew.
 POST: Final = """
 WITH saga AS (
     SELECT s.saga_id FROM eventsaga.sagas s WHERE s.saga_id = $1::uuid
@@ -20,48 +22,71 @@ WITH saga AS (
     SELECT saga_id, $2::uuid, $3::text, $4::text::json, $5::text FROM saga
     ON CONFLICT (saga_id, id) DO UPDATE
        SET kind = excluded.kind, data = excluded.data, actor = excluded.actor,
-           created_at = excluded.created_at, refused = NULL
+           created_at = excluded.created_at, answered_at = NULL, refused = NULL
      WHERE inbox.refused IS NOT NULL
 )
 SELECT count(*) AS sagas FROM saga
 """
 
+# Some of each saga: one that cannot take its requests now must not stop those of the others.
 READ: Final = """
+SELECT m.saga_id, m.id, m.kind, m.data, m.actor, m.created_at
+  FROM (SELECT i.*, row_number() OVER (PARTITION BY i.saga_id ORDER BY i.created_at, i.id) AS turn
+          FROM eventsaga.inbox i
+          JOIN eventsaga.sagas s USING (saga_id)
+         WHERE s.owner = $1::uuid AND i.answered_at IS NULL) m
+ WHERE m.turn <= 20
+ ORDER BY m.created_at
+ LIMIT $2
+"""
+
+READ_OF: Final = """
 SELECT i.saga_id, i.id, i.kind, i.data, i.actor, i.created_at
   FROM eventsaga.inbox i
-  JOIN eventsaga.sagas s USING (saga_id)
- WHERE s.owner = $1::uuid AND i.refused IS NULL
+ WHERE i.saga_id = $1::uuid AND i.answered_at IS NULL
  ORDER BY i.created_at
  LIMIT $2
 """
 
 DISCARD: Final = """
-DELETE FROM eventsaga.inbox i
- USING unnest($1::uuid[], $2::uuid[]) AS d(saga_id, id)
- WHERE i.saga_id = d.saga_id AND i.id = d.id
-"""
-
-# The answer stays in place of the request, for an hour from now on: the request may be old.
-REFUSE: Final = """
 UPDATE eventsaga.inbox i
-   SET refused = r.reason, created_at = clock_timestamp()
-  FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS r(saga_id, id, reason)
- WHERE i.saga_id = r.saga_id AND i.id = r.id
+   SET answered_at = clock_timestamp()
+  FROM unnest($1::uuid[], $2::uuid[]) AS d(saga_id, id)
+ WHERE i.saga_id = d.saga_id AND i.id = d.id AND i.answered_at IS NULL
 """
 
-# A request that is taken is deleted with the commit of its events. A refusal stays when it
-# is told: the answer may be lost, and whoever asks again must not take it for taken.
+# Only what was read is refused, not what was posted anew since; and whoever has to be told
+# of it is told in the same commit.
+REFUSE: Final = """
+WITH refused AS (
+    UPDATE eventsaga.inbox i
+       SET refused = r.reason, answered_at = clock_timestamp()
+      FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
+           AS r(saga_id, id, reason, posted_at)
+     WHERE i.saga_id = r.saga_id AND i.id = r.id AND i.answered_at IS NULL
+       AND i.created_at = coalesce(r.posted_at, i.created_at)
+ RETURNING i.saga_id
+), told AS (
+    INSERT INTO eventsaga.inbox (saga_id, id, kind, data, actor)
+    SELECT o.saga_id, o.id, o.kind, o.data::json, o.actor
+      FROM unnest($5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::text[])
+           AS o(sender, saga_id, id, kind, data, actor)
+      JOIN eventsaga.sagas s ON s.saga_id = o.saga_id
+     WHERE o.sender IN (SELECT saga_id FROM refused)
+    ON CONFLICT DO NOTHING
+)
+SELECT count(*) FROM refused
+"""
+
 ANSWER: Final = """
-SELECT (SELECT refused FROM eventsaga.inbox
-         WHERE saga_id = $1::uuid AND id = $2::uuid) AS refused,
-       EXISTS (SELECT FROM eventsaga.inbox
-                WHERE saga_id = $1::uuid AND id = $2::uuid) AS is_open
+SELECT refused, answered_at IS NULL AS is_open
+  FROM eventsaga.inbox
+ WHERE saga_id = $1::uuid AND id = $2::uuid
 """
 
-# Refusals that whoever asked has had the time to read.
+# Answers that whoever asked has had the time to read.
 SWEEP: Final = """
-DELETE FROM eventsaga.inbox
- WHERE refused IS NOT NULL AND created_at < clock_timestamp() - interval '1 hour'
+DELETE FROM eventsaga.inbox WHERE answered_at < clock_timestamp() - interval '1 hour'
 """
 
 
@@ -81,27 +106,28 @@ async def post(connection: Connection, statement: str, message: Message) -> bool
     return bool(await connection.fetchval(statement, *post_arguments(message)))
 
 
-async def refuse(
-    connection: Connection, statement: str, refusals: Sequence[tuple[UUID, UUID, str]]
-) -> None:
-    """Answer requests that their sagas do not take."""
-    saga_ids, ids, reasons = ([refusal[part] for refusal in refusals] for part in range(3))
-    await connection.execute(statement, saga_ids, ids, reasons)
+async def refuse(connection: Connection, statement: str, refusals: Sequence[Refusal]) -> None:
+    """Answer requests that their sagas do not take, and tell whom it concerns."""
+    told = [
+        (refusal.saga_id, *post_arguments(message))
+        for refusal in refusals
+        for message in refusal.outbox
+    ]
+    rows = [refusal[:4] for refusal in refusals]
+    await connection.execute(statement, *columns(rows, 4), *columns(told, 6))
 
 
 async def answer(connection: Connection, statement: str, saga_id: UUID, message_id: UUID) -> Answer:
-    """Return what became of a request; a refusal is told for an hour."""
+    """Return what became of a request; the answer is known for an hour."""
     row = await connection.fetchrow(statement, saga_id, message_id)
-    assert row is not None
-    if row["refused"] is not None:
+    if row is not None and row["refused"] is not None:
         return Answer(reply=Reply.REFUSED, reason=row["refused"])
-    return Answer(reply=Reply.OPEN if row["is_open"] else Reply.TAKEN)
+    is_open = row is not None and row["is_open"]
+    return Answer(reply=Reply.OPEN if is_open else Reply.TAKEN)
 
 
-async def read(
-    connection: Connection, statement: str, worker_id: UUID, limit: int
-) -> list[Message]:
-    """Return at most *limit* requests to sagas of *worker_id*, oldest first."""
+async def read(connection: Connection, statement: str, of: UUID, limit: int) -> list[Message]:
+    """Return at most *limit* requests to a saga, or to the sagas of a worker, oldest first."""
     return [
         Message(
             saga_id=row["saga_id"],
@@ -111,7 +137,7 @@ async def read(
             actor=row["actor"],
             posted_at=row["created_at"],
         )
-        for row in await connection.fetch(statement, worker_id, limit)
+        for row in await connection.fetch(statement, of, limit)
     ]
 
 
@@ -130,7 +156,7 @@ def _data(text: str) -> Mapping[str, Any]:
 async def discard(
     connection: Connection, statement: str, message_ids: Sequence[tuple[UUID, UUID]]
 ) -> None:
-    """Delete requests that cause no event."""
+    """Answer requests that cause no event: they were taken."""
     saga_ids = [saga_id for saga_id, _ in message_ids]
     ids = [message_id for _, message_id in message_ids]
     await connection.execute(statement, saga_ids, ids)

@@ -14,10 +14,11 @@ from eventsaga.store.postgres.start import start_within
 from eventsaga.store.slots import Planned
 
 PLAN: Final = """
-INSERT INTO eventsaga.schedules AS s (name, saga_name, cron, timezone, next_at)
-VALUES ($1::text, $2::text, $3::text, $4::text, $5::timestamptz)
+INSERT INTO eventsaga.schedules AS s (name, saga_name, cron, timezone, next_at, worker_id)
+VALUES ($1::text, $2::text, $3::text, $4::text, $5::timestamptz, $6::uuid)
 ON CONFLICT (name) DO UPDATE
    SET saga_name = excluded.saga_name,
+       worker_id = excluded.worker_id,
        cron = excluded.cron,
        timezone = excluded.timezone,
        next_at = CASE WHEN s.cron = excluded.cron AND s.timezone = excluded.timezone
@@ -25,9 +26,11 @@ ON CONFLICT (name) DO UPDATE
 """
 
 PLANNED: Final = """
-SELECT name, cron, timezone, next_at AS slot, clock_timestamp() AS now
-  FROM eventsaga.schedules
- WHERE name = ANY($1::text[])
+SELECT s.name, s.cron, s.timezone, s.next_at AS slot, clock_timestamp() AS now,
+       EXISTS (SELECT FROM eventsaga.workers w
+                WHERE w.worker_id = s.worker_id AND w.lease_until > clock_timestamp()) AS is_kept
+  FROM eventsaga.schedules s
+ WHERE s.name = ANY($1::text[])
 """
 
 # Another worker that holds the row is starting this very slot: no need to wait for it.
@@ -46,13 +49,6 @@ UPDATE eventsaga.schedules
    AND next_at = $4::timestamptz
 RETURNING next_at
 """
-
-
-async def plan(
-    connection: Connection, statement: str, schedule: tuple[str, str, str, str], slot: datetime
-) -> None:
-    """Record *schedule* (name, saga's name, cron, timezone), whose next slot is *slot*."""
-    await connection.execute(statement, *schedule, slot)
 
 
 async def planned(connection: Connection, statement: str, names: Sequence[str]) -> list[Planned]:

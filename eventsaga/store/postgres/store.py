@@ -27,6 +27,7 @@ from eventsaga.store.ports import (
     GivenUp,
     Grant,
     Message,
+    Refusal,
     Renewal,
     SagaRow,
     Start,
@@ -120,6 +121,7 @@ class _Statements:
     record_definitions: str = define.RECORD
     post: str = mail.POST
     read_mail: str = mail.READ
+    read_mail_of: str = mail.READ_OF
     discard_mail: str = mail.DISCARD
     sweep_mail: str = mail.SWEEP
     refuse_mail: str = mail.REFUSE
@@ -130,6 +132,7 @@ class _Statements:
     pass_limit: str = limits.ADVANCE
     release_permits: str = limits.RELEASE
     sweep_permits: str = limits.SWEEP
+    sweep_workers: str = lease.SWEEP
     children: str = read.CHILDREN
     conflicting: str = read.CONFLICTING
     graph: str = read.GRAPH
@@ -308,8 +311,14 @@ class PostgresStore:
             return await mail.read(connection, self._sql.read_mail, worker_id, limit)
 
     @_asked_again
+    async def read_mail_of(self, saga_id: UUID, limit: int) -> list[Message]:
+        """Return open requests to one saga, oldest first."""
+        async with self.connection() as connection:
+            return await mail.read(connection, self._sql.read_mail_of, saga_id, limit)
+
+    @_asked_again
     async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
-        """Delete requests (saga id, message id) that cause no event."""
+        """Answer requests (saga id, message id) that were taken and cause no event."""
         async with self.connection() as connection:
             await mail.discard(connection, self._sql.discard_mail, message_ids)
 
@@ -327,7 +336,7 @@ class PostgresStore:
     # -- what clients and tools need -------------------------------------------------------
 
     @_asked_again
-    async def refuse_mail(self, refusals: Sequence[tuple[UUID, UUID, str]]) -> None:
+    async def refuse_mail(self, refusals: Sequence[Refusal]) -> None:
         """Answer requests that a saga does not take."""
         async with self.connection() as connection:
             await mail.refuse(connection, self._sql.refuse_mail, refusals)
@@ -416,11 +425,12 @@ class PostgresStore:
         return [read.saga_row(row) for row in rows]
 
     @_asked_again
-    async def sweep_mail(self) -> None:
-        """Delete refusals that nobody has asked for, and permits of workers that are gone."""
+    async def sweep(self) -> None:
+        """Delete answers older than an hour, permits of workers that are gone, and old workers."""
         async with self.connection() as connection:
             await connection.execute(self._sql.sweep_mail)
             await connection.execute(self._sql.sweep_permits)
+            await connection.execute(self._sql.sweep_workers)
 
     @_asked_again
     async def get(self, saga_id: UUID) -> SagaRow | None:
@@ -482,13 +492,19 @@ class PostgresStore:
 
     @_asked_again
     async def plan_schedule(
-        self, name: str, saga_name: str, cron: str, timezone: str, slot: datetime
+        self,
+        worker_id: UUID,
+        name: str,
+        *,
+        saga_name: str,
+        cron: str,
+        timezone: str,
+        slot: datetime,
     ) -> None:
         """Record a schedule; one that is recorded with the same expression keeps its slot."""
+        arguments = (name, saga_name, cron, timezone, slot, worker_id)
         async with self.connection() as connection:
-            await schedule.plan(
-                connection, self._sql.plan_schedule, (name, saga_name, cron, timezone), slot
-            )
+            await connection.execute(self._sql.plan_schedule, *arguments)
 
     @_asked_again
     async def planned(self, names: Sequence[str]) -> list[Planned]:

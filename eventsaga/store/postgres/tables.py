@@ -157,8 +157,16 @@ inbox: Final = Table(
     Column("data", JSON, nullable=False),
     Column("actor", Text, nullable=False),
     Column("created_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
-    Column("refused", Text, nullable=True, comment="why the saga did not take it; null while open"),
+    Column(
+        "answered_at",
+        _INSTANT,
+        nullable=True,
+        comment="when the saga took it, or refused it; null while open",
+    ),
+    Column("refused", Text, nullable=True, comment="why the saga did not take it; null if it did"),
     PrimaryKeyConstraint("saga_id", "id", name="inbox_pkey"),
+    Index("inbox_open", "saga_id", postgresql_where=text("answered_at IS NULL")),
+    Index("inbox_answered", "answered_at", postgresql_where=text("answered_at IS NOT NULL")),
     comment="what others ask of a saga; its owner turns it into events",
 )
 
@@ -189,6 +197,7 @@ schedules: Final = Table(
     Column("cron", Text, nullable=False),
     Column("timezone", Text, nullable=False),
     Column("next_at", _INSTANT, nullable=False),
+    Column("worker_id", Uuid, nullable=False, comment="who planned it last"),
     PrimaryKeyConstraint("name", name="schedules_pkey"),
     comment="which slot of a schedule is started next",
 )

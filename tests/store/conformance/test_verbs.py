@@ -6,7 +6,16 @@ from uuid import UUID, uuid4
 
 from eventsaga.core.state import Status
 from eventsaga.errors import KeyConflictError
-from eventsaga.store.ports import Committed, Fenced, GivenUp, Message, Refused, Reply, Started
+from eventsaga.store.ports import (
+    Committed,
+    Fenced,
+    GivenUp,
+    Message,
+    Refusal,
+    Refused,
+    Reply,
+    Started,
+)
 from eventsaga.store.projection import project
 from tests.store.builders import (
     ORDER,
@@ -270,7 +279,7 @@ async def test_a_refusal_is_told_to_whoever_asks_and_not_read_again(world: World
     message = new_message(held.saga_id)
     await world.store.post(message)
 
-    await world.store.refuse_mail([(held.saga_id, message.message_id, "no")])
+    await world.store.refuse_mail([Refusal(held.saga_id, message.message_id, "no")])
     unread = await world.store.read_mail(worker, 10)
     # Twice: the first answer may be lost on its way.
     told = [await world.store.answer(held.saga_id, message.message_id) for _ in range(2)]
@@ -285,7 +294,7 @@ async def test_what_was_refused_can_be_asked_anew(world: World) -> None:
     message = new_message(held.saga_id)
     await world.store.post(message)
     (first,) = await world.store.read_mail(worker, 10)
-    await world.store.refuse_mail([(held.saga_id, message.message_id, "no")])
+    await world.store.refuse_mail([Refusal(held.saga_id, message.message_id, "no")])
 
     await world.store.post(message)
     (anew,) = await world.store.read_mail(worker, 10)

@@ -14,7 +14,7 @@ from eventsaga.core.events import SagaStarted
 from eventsaga.core.graph import SagaDefinition
 from eventsaga.errors import CorruptHistoryError, UnknownEventError
 from eventsaga.settings import Settings
-from eventsaga.store.ports import Claimed, Committed, GivenUp
+from eventsaga.store.ports import Claimed, Committed, GivenUp, Refusal
 from eventsaga.store.postgres.claim import CLAIM, LOCK_NAMES, claim
 from eventsaga.store.postgres.store import PostgresStore
 from tests.store.barriers import locked, transaction, until_blocked
@@ -227,7 +227,7 @@ async def test_a_settled_saga_is_claimed_only_to_be_asked_something(
     await store.post(message)
     (claimed,) = await store.claim(owner, ORDERS, 10)
     assert (claimed.saga_id, len(claimed.history)) == (held.saga_id, held.state.seq)
-    await store.refuse_mail([(held.saga_id, message.message_id, "it has ended")])
+    await store.refuse_mail([Refusal(held.saga_id, message.message_id, "it has ended")])
     await store.give_up(owner, [GivenUp(held.saga_id, None)])
 
     assert await store.claim(owner, ORDERS, 10) == []
@@ -450,10 +450,10 @@ async def test_many_claims_at_once_do_not_take_more_than_may_run(
             assert await sql.fetchval(running) == most
 
 
-async def test_what_has_mail_or_lost_its_worker_is_taken_beyond_the_bound(
+async def test_what_lost_its_worker_is_taken_beyond_the_bound_and_mail_before_what_is_due(
     store: PostgresStore, sql: asyncpg.Connection
 ) -> None:
-    """Nobody is kept waiting, and what was begun goes on; sagas of the dead do not count."""
+    """What was begun goes on; sagas of the dead do not count; somebody waits for an answer."""
     dead = await new_worker(store)
     orphans = await start_many(store, 2, ORDER, dead)
     due = await start_many(store, 2)
@@ -464,13 +464,33 @@ async def test_what_has_mail_or_lost_its_worker_is_taken_beyond_the_bound(
     await start_many(store, 3, ORDER, worker)
     await end_lease(sql, dead)
 
-    claimed = ids(await store.claim(worker, ORDERS, 10, max_running=MOST))
-    assert claimed == orphans | {asked}
+    assert ids(await store.claim(worker, ORDERS, 10, max_running=MOST)) == orphans
     assert not await store.claim(worker, ORDERS, 10, max_running=MOST)
+    room_for_one = {"order": 6}
+    assert ids(await store.claim(worker, ORDERS, 10, max_running=room_for_one)) == {asked}
 
     await end_lease(sql, worker)
     successor = await new_worker(store)
     assert due < ids(await store.claim(successor, ORDERS, 20, max_running=MOST))
+
+
+async def test_mail_that_waits_for_room_hides_no_other_mail(
+    store: PostgresStore, sql: asyncpg.Connection
+) -> None:
+    """Neither that of another name nor that of a parked saga of the same one."""
+    worker = await new_worker(store)
+    await start_many(store, 3, ORDER, worker)
+    parked = await start_saga(store, worker)
+    await advance(store, parked, worker, park())
+    waiting = await start_many(store, 5)
+    (other,) = await start_many(store, 1, REFUND)
+    for saga_id in (*waiting, parked.saga_id, other):
+        await due_in(sql, saga_id, 3600)
+        await store.post(new_message(saga_id))
+
+    claimed = await store.claim(worker, (*ORDERS, key_of(REFUND)), 3, max_running=MOST)
+
+    assert ids(claimed) == {parked.saga_id, other}
 
 
 # -- which shapes there are -----------------------------------------------------------------

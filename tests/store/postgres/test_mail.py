@@ -5,7 +5,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsaga.store.ports import Answer, Committed, Fenced, Reply
+from eventsaga.store.ports import Answer, Committed, Fenced, Refusal, Reply
 from eventsaga.store.postgres.store import PostgresStore
 from tests.proxy import Loss, Proxy
 from tests.store.barriers import locked, transaction
@@ -23,7 +23,12 @@ from tests.store.builders import (
 )
 from tests.store.vandal import run_to_the_end
 
-_AGE = "UPDATE eventsaga.inbox SET created_at = now() - interval '61 min' WHERE id = ANY ($1)"
+_AGE = """
+UPDATE eventsaga.inbox
+   SET created_at = now() - interval '61 min',
+       answered_at = CASE WHEN answered_at IS NOT NULL THEN now() - interval '61 min' END
+ WHERE id = ANY ($1)
+"""
 
 
 async def test_requests_are_read_by_the_owner_oldest_first(
@@ -139,7 +144,7 @@ async def test_a_refused_request_is_not_read_again_and_its_reason_is_told(
     for message in (refused, other):
         await store.post(message)
 
-    await store.refuse_mail([(held.saga_id, refused.message_id, "too late")])
+    await store.refuse_mail([Refusal(held.saga_id, refused.message_id, "too late")])
 
     assert await store.read_mail(owner, 10) == [other]
     for _ in range(2):
@@ -155,7 +160,7 @@ async def test_the_answer_to_a_refused_request_may_be_lost(
         held = await start_saga(store, await new_worker(store))
         message = new_message(held.saga_id)
         await store.post(message)
-        await store.refuse_mail([(held.saga_id, message.message_id, "too late")])
+        await store.refuse_mail([Refusal(held.saga_id, message.message_id, "too late")])
         proxy.arm(Loss.ANSWER, "AS is_open")
 
         answer = await store.answer(held.saga_id, message.message_id)
@@ -172,7 +177,7 @@ async def test_what_was_refused_can_be_asked_again(
     first = new_message(held.saga_id, "early")
     again = new_message(held.saga_id, "again", message_id=first.message_id)
     await store.post(first)
-    await store.refuse_mail([(held.saga_id, first.message_id, "not yet")])
+    await store.refuse_mail([Refusal(held.saga_id, first.message_id, "not yet")])
 
     assert await store.post(again)
 
@@ -193,27 +198,30 @@ async def test_a_refused_request_wakes_nobody(
     held = await run_to_the_end(store, owner)
     message = new_message(held.saga_id)
     await store.post(message)
-    await store.refuse_mail([(held.saga_id, message.message_id, "it has ended")])
+    await store.refuse_mail([Refusal(held.saga_id, message.message_id, "it has ended")])
 
     assert await store.claim(owner, ORDERS, 10) == []
 
 
-async def test_sweeping_takes_old_refusals_and_nothing_else(
+async def test_sweeping_takes_old_answers_and_nothing_else(
     store: PostgresStore, sql: asyncpg.Connection
 ) -> None:
-    """By the time of the refusal: nobody could have read it before."""
+    """By the time of the answer: nobody could have read it before."""
     held = await start_saga(store)
-    young, old, open_ = (new_message(held.saga_id, text) for text in ("young", "old", "open"))
-    for message in (young, old, open_):
+    messages = [new_message(held.saga_id) for _ in range(5)]
+    refused, taken, refused_long_ago, taken_long_ago, open_ = (m.message_id for m in messages)
+    for message in messages:
         await store.post(message)
-    await sql.execute(_AGE, [young.message_id, old.message_id, open_.message_id])
-    await store.refuse_mail([(held.saga_id, m.message_id, "no") for m in (young, old)])
-    await sql.execute(_AGE, [old.message_id])
+    await sql.execute(_AGE, [message.message_id for message in messages])
+    for message_id in (refused, refused_long_ago):
+        await store.refuse_mail([Refusal(held.saga_id, message_id, "no")])
+    await store.discard_mail([(held.saga_id, taken), (held.saga_id, taken_long_ago)])
+    await sql.execute(_AGE, [refused_long_ago, taken_long_ago])
 
-    await store.sweep_mail()
+    await store.sweep()
 
     left = {row["id"] for row in await sql.fetch("SELECT id FROM eventsaga.inbox")}
-    assert left == {young.message_id, open_.message_id}
+    assert left == {refused, taken, open_}
 
 
 async def test_sweeping_takes_permits_of_workers_that_are_gone(
@@ -224,7 +232,7 @@ async def test_sweeping_takes_permits_of_workers_that_are_gone(
         await store.acquire(worker, "k", 2, concurrency=9, interval=None, burst=1)
     await end_lease(sql, dead)
 
-    await store.sweep_mail()
+    await store.sweep()
 
     rows = await sql.fetch("SELECT worker_id, held FROM eventsaga.permits")
     assert [tuple(row) for row in rows] == [(alive, 2)]

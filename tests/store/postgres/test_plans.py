@@ -121,7 +121,10 @@ STATEMENTS: Final[dict[str, tuple[str, list[Any]]]] = {
     "sweep mail": (mail.SWEEP, []),
     "post": (mail.POST, [_ANY, _ANY, "cancel", "{}", "ada"]),
     "append": (append.APPEND, _append_arguments()),
-    "refuse mail": (mail.REFUSE, [[_ANY], [_ANY], ["no"]]),
+    "refuse mail": (
+        mail.REFUSE,
+        [[_ANY], [_ANY], ["no"], [None], [_ANY], [_ANY], [_ANY], ["undo"], ["{}"], ["ada"]],
+    ),
     "answer": (mail.ANSWER, [_ANY, _ANY]),
     "children": (read.CHILDREN, [_ANY]),
     "read back an append": (append.READ_BACK, [[_ANY], [1], [b""], _ANY]),

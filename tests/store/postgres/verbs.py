@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from eventsaga.store.ports import GivenUp, Reply
+from eventsaga.store.ports import GivenUp, Refusal, Reply
 from eventsaga.store.postgres.store import PostgresStore
 from tests.store.builders import (
     LEASE,
@@ -141,7 +141,7 @@ VERBS: Final = (
         table="inbox",
         call=lambda store, world: store.discard_mail([(world.held.saga_id, world.request)]),
         answers=lambda nothing: nothing is None,
-        after="SELECT count(*) = 0 FROM eventsaga.inbox",
+        after="SELECT answered_at IS NOT NULL FROM eventsaga.inbox",
     ),
     Verb(
         name="post",
@@ -154,18 +154,20 @@ VERBS: Final = (
         after="SELECT count(*) = 2 FROM eventsaga.inbox",
     ),
     Verb(
-        name="sweep_mail",
-        text="refused IS NOT NULL AND created_at <",
+        name="sweep",
+        text="WHERE answered_at <",
         table="inbox",
-        call=lambda store, _: store.sweep_mail(),
+        call=lambda store, _: store.sweep(),
         answers=lambda nothing: nothing is None,
         after="SELECT count(*) = 1 FROM eventsaga.inbox",
     ),
     Verb(
         name="refuse_mail",
-        text="AS r(saga_id, id, reason)",
+        text="AS r(saga_id, id, reason, posted_at)",
         table="inbox",
-        call=lambda store, world: store.refuse_mail([(world.held.saga_id, world.request, "no")]),
+        call=lambda store, world: store.refuse_mail(
+            [Refusal(world.held.saga_id, world.request, "no")]
+        ),
         answers=lambda nothing: nothing is None,
         after="SELECT refused = 'no' FROM eventsaga.inbox",
     ),
