@@ -497,9 +497,8 @@ class MemoryStore:
             permits, free_at = conforming(
                 self._free_at.get(key), self._now(), interval, burst, permits
             )
-            if permits:
-                self._free_at[key] = free_at
-            else:
+            self._free_at[key] = free_at
+            if not permits:
                 retry_at = free_at - interval * (burst - 1)
         if concurrency is not None:
             self._held[key, worker_id] += permits

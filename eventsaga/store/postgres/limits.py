@@ -67,9 +67,9 @@ async def acquire(
             permits = max(0, min(permits, concurrency - await connection.fetchval(held, key)))
         if interval is not None and permits:
             permits, free_at = conforming(row["free_at"], row["now"], interval, burst, permits)
-            if permits:
+            if free_at != row["free_at"]:
                 await connection.execute(pass_on, key, free_at)
-            else:
+            if not permits:
                 retry_at = free_at - interval * (burst - 1)
         if permits and concurrency is not None:
             await connection.execute(hold, key, worker_id, permits)

@@ -90,6 +90,20 @@ async def test_a_burst_may_begin_at_once_and_then_one_an_interval(
     assert (await ask(store, two, 2, **limit)).permits == 0
 
 
+async def test_a_limit_that_was_made_faster_is_as_fast_as_it_says(store: PostgresStore) -> None:
+    """Nor does a clock that was set back shut it for the time that it was set back by."""
+    worker = await new_worker(store)
+    assert (await ask(store, worker, interval=24 * HOUR)).permits == 1
+    faster = {"interval": SECOND / 100, "burst": 10}
+
+    refused = await ask(store, worker, **faster)
+    assert refused.retry_at is not None
+    assert refused.retry_at - await store.now() <= SECOND / 100
+    async with asyncio.timeout(5):
+        while not (await ask(store, worker, **faster)).permits:
+            pass
+
+
 async def test_limits_of_other_names_do_not_count(
     store: PostgresStore, sql: asyncpg.Connection
 ) -> None:
