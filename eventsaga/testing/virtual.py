@@ -27,11 +27,13 @@ class _Skipping(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready now; without that, let the time pass."""
+        if timeout is not None and timeout <= 0:
+            return []  # there is something to do, so no time passes
         ready = super().select(0)
         if not ready:
             if timeout is None:
                 raise NothingLeftError("nothing is scheduled: everybody waits for ever")
-            self.time += max(timeout, 0.0)
+            self.time += timeout
         return ready
 
 
