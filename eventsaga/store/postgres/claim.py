@@ -56,22 +56,29 @@ WITH mine AS MATERIALIZED (
                       FOR UPDATE SKIP LOCKED) l) d
      ORDER BY d.priority DESC, d.turn, d.wake_at
      LIMIT $5
+), letters AS MATERIALIZED (
+    SELECT DISTINCT i.saga_id FROM eventsaga.inbox i WHERE i.answered_at IS NULL
 ), written_to AS (
     -- Settled ones too: that is how a person reaches a saga that is parked. Each name by
-    -- itself: what waits for room must not hide the mail of the others.
+    -- itself: what waits for room must not hide the mail of the others. Row by row, so that
+    -- no plan begins with the sagas, most of which nobody writes to.
     SELECT l.saga_id, l.owner, n.name, l.is_settled
       FROM (SELECT DISTINCT name, room FROM names) n
      CROSS JOIN LATERAL (
-           SELECT s.saga_id, s.owner, o.is_settled
-             FROM eventsaga.sagas s
+           SELECT s.saga_id, s.owner, s.is_settled
+             FROM letters i
             CROSS JOIN LATERAL (
-                  SELECT s.status IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'PARKED')) o(is_settled)
-            WHERE s.name = n.name AND s.owner IS NULL AND (n.room > 0 OR o.is_settled)
-              AND s.saga_id IN (SELECT i.saga_id FROM eventsaga.inbox i WHERE i.answered_at IS NULL)
-              AND (s.version, s.fingerprint) IN (
-                      SELECT m.version, m.fingerprint FROM mine m WHERE m.name = n.name)
-            LIMIT $5
-              FOR UPDATE OF s SKIP LOCKED) l
+                  SELECT s.saga_id, s.owner, o.is_settled
+                    FROM eventsaga.sagas s
+                   CROSS JOIN LATERAL (
+                         SELECT s.status IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'PARKED')
+                         ) o(is_settled)
+                   WHERE s.saga_id = i.saga_id AND s.name = n.name AND s.owner IS NULL
+                     AND (n.room > 0 OR o.is_settled)
+                     AND (s.version, s.fingerprint) IN (
+                             SELECT m.version, m.fingerprint FROM mine m WHERE m.name = n.name)
+                     FOR UPDATE OF s SKIP LOCKED) s
+            LIMIT $5) l
 ), orphaned AS (
     SELECT s.saga_id, s.owner
       FROM eventsaga.workers w
