@@ -575,11 +575,17 @@ class Run:
         self.abandon()
         self._host.give_up(self, wake_at)
 
-    def wake(self) -> None:
-        """Go on: decide all that has queued, and whatever the clock says."""
+    def wake(self, *, mail_read_at: datetime | None = None) -> None:
+        """Go on: decide all that has queued, and whatever the clock says.
+
+        Args:
+            mail_read_at: When all mail was read; None if that has to be done.
+        """
         self._timer = None
         if next(self.state.open_in(Phase.AWAITING), None) is None:
             self.submit(Wake(at=self._now()))
+        elif mail_read_at is not None:
+            self.submit(Wake(at=mail_read_at))
         else:
             self._host.do(self._wake_after_mail())
 

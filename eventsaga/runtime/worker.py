@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from eventsaga.runtime.run import Run
 from eventsaga.saga import Limit, Saga
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
+    MAIL_OF_ONE,
     Append,
     Claimed,
     DefinitionKey,
@@ -49,6 +51,7 @@ _log = logger("worker")
 _CLAIM_BATCH: Final = 200
 _SHORTEST_POLL: Final = 0.02
 _MAIL_BATCH: Final = 200
+_GIVE_UP_BATCH: Final = 500
 _GLANCE_SECONDS: Final = 0.1
 _LOOK_AROUND_SECONDS: Final = 30.0
 # So many names share a worker's room that none may have more than all but 1 part of it.
@@ -108,7 +111,7 @@ class Worker:
         self._runs: dict[UUID, Run] = {}
         self._running: Counter[str] = Counter()
         self._starting: set[UUID] = set()
-        self._leaving: set[UUID] = set()
+        self._leaving: dict[UUID, GivenUp] = {}
         self._poke = asyncio.Event()
         self._quiet = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -368,14 +371,24 @@ class Worker:
 
     def _release(self, saga: GivenUp) -> None:
         # Until that is done it is still this worker's, and must not be found as forgotten.
-        self._leaving.add(saga.saga_id)
-        self.do(self._released(saga))
+        is_under_way = bool(self._leaving)
+        self._leaving[saga.saga_id] = saga
+        if not is_under_way:
+            self.do(self._released())
 
-    async def _released(self, saga: GivenUp) -> None:
+    async def _released(self) -> None:
+        """Give up all that leave, those of the meantime together."""
         try:
-            await self._store.give_up(self.worker_id, [saga])
+            while self._leaving:
+                batch = tuple(islice(self._leaving.values(), _GIVE_UP_BATCH))
+                await self._store.give_up(self.worker_id, batch)
+                for saga in batch:
+                    # It may have come back, and be about to leave again.
+                    if self._leaving[saga.saga_id] is saga:
+                        del self._leaving[saga.saga_id]
         finally:
-            self._leaving.discard(saga.saga_id)
+            # After an error they are found as forgotten, and leave again.
+            self._leaving.clear()
 
     def _keep(self, run: Run) -> None:
         self._runs[run.saga_id] = run
@@ -453,7 +466,9 @@ class Worker:
         """Take what is due and read mail; return how much was found."""
         worker_id = self.worker_id
         claimed = await self._claimed()
+        read_at = self._clock.now()
         messages = await self._store.read_mail(worker_id, _MAIL_BATCH)
+        is_all = len(messages) < _MAIL_BATCH
         if failpoints.armed and claimed:
             await failpoints.reach("before_recovery")
         if worker_id != self.worker_id:
@@ -462,7 +477,7 @@ class Worker:
         for message in messages:
             mail[message.saga_id].append(message)
         for saga in claimed:
-            self._adopt(saga, mail.pop(saga.saga_id, ()))
+            self._adopt(saga, mail.pop(saga.saga_id, ()), read_at if is_all else None)
         if failpoints.armed and claimed:
             await failpoints.reach("after_recovery")
         for saga_id, received in mail.items():
@@ -511,7 +526,7 @@ class Worker:
                 since=stranded.since.isoformat(),
             )
 
-    def _adopt(self, claimed: Claimed, mail: Sequence[Message]) -> None:
+    def _adopt(self, claimed: Claimed, mail: Sequence[Message], read_at: datetime | None) -> None:
         """Go on with a saga where its history ends.
 
         Its mail is decided before it goes on: a signal that came in time counts although its
@@ -546,7 +561,7 @@ class Worker:
             run.enqueue(command)
         for message in mail:
             run.receive(message)
-        run.wake()
+        run.wake(mail_read_at=read_at if len(mail) < MAIL_OF_ONE else None)
 
     def _drive(self, run: Run) -> None:
         self._keep(run)

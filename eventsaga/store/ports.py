@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from eventsaga.core.events import SagaEvent
@@ -16,6 +16,9 @@ from eventsaga.wire.payload import load
 
 DefinitionKey = tuple[str, int, str]
 """Name, version and fingerprint: what a worker must have to claim a saga."""
+
+MAIL_OF_ONE: Final = 20
+"""So many requests of one saga are read at a time: it must not hide those of the others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from uuid import UUID
 from eventsaga.core.state import Status
 from eventsaga.errors import DefinitionError, EventSagaError, KeyConflictError
 from eventsaga.store.ports import (
+    MAIL_OF_ONE,
     Answer,
     Append,
     AppendResult,
@@ -50,7 +51,6 @@ from eventsaga.wire.payload import dump, load
 
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 _ANSWERS_LAST: Final = timedelta(hours=1)
-_MAIL_OF_ONE: Final = 20
 _GRACE: Final = timedelta(seconds=5)
 
 
@@ -404,7 +404,7 @@ class MemoryStore:
             letter
             for saga_id in self._inbox
             if self._rows[saga_id]["owner"] == worker_id
-            for letter in self._open(saga_id)[:_MAIL_OF_ONE]
+            for letter in self._open(saga_id)[:MAIL_OF_ONE]
         ]
         letters.sort(key=lambda letter: letter.created_at)
         return [letter.message for letter in letters[:limit]]

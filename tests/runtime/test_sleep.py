@@ -18,6 +18,7 @@ from eventsaga import (
     Sleep,
     Status,
     Step,
+    failpoints,
 )
 from eventsaga.runtime import clock
 from tests.runtime.sagas import (
@@ -110,6 +111,18 @@ async def test_who_sleeps_is_nobodys_and_is_due_when_its_time_is_over(database: 
     assert wake_at == started.fire_at == started.at + timedelta(seconds=LONG)
     assert (state.status, state.current_steps) == (Status.RUNNING, ("night",))
     assert shop.done == ["before"]
+
+
+async def test_who_falls_asleep_together_leaves_together(database: str) -> None:
+    """A statement each would keep the connections from everybody else."""
+    left: list[str] = []
+    saga = Saga("sleeper", context=Order, steps=[Sleep("night", LONG)])
+    with failpoints.calling("before_give_up", lambda _place, text: left.append(text)):
+        async with orchestrating(database, saga, settings=IN_TABLE) as orchestrator:
+            await orchestrator.start_many("sleeper", [Order()] * 400)
+            await until(database, f"SELECT ({ASLEEP}) = 400")
+
+    assert len(left) < 100
 
 
 async def test_who_sleeps_takes_no_room_of_its_worker(database: str) -> None:

@@ -240,7 +240,7 @@ async def test_a_doubt_that_did_not_happen_goes_back_without_it(database: str) -
         explained = await orchestrator.explain(handle.id)
 
     assert (state.status, world.done) == (Status.COMPENSATED, ["a", "b", "undo a"])
-    assert explained.why[0] == "it goes back because of b (step_failed): called the shop"
+    assert explained.why[0] == "it went back because of b (step_failed): called the shop"
 
 
 async def test_a_parked_doubt_that_is_cancelled_is_undone(database: str) -> None:

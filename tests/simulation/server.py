@@ -228,6 +228,10 @@ class _Connection:
     def terminate(self) -> None:
         """Do nothing."""
 
+    def is_closed(self) -> bool:
+        """Return that it is not."""
+        return False
+
 
 class _AppendSender:
     def __init__(self, tables: Tables, weather: Weather, worker_id: UUID) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
-from eventsaga.store.ports import Answer, Message, Refusal, Reply
+from eventsaga.store.ports import MAIL_OF_ONE, Answer, Message, Refusal, Reply
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.store.postgres.rows import columns
 from eventsaga.wire.payload import dump, load
@@ -29,16 +29,16 @@ SELECT count(*) AS sagas FROM saga
 """
 
 # Some of each saga: one that cannot take its requests now must not stop those of the others.
-READ: Final = """
+READ: Final = f"""
 SELECT m.saga_id, m.id, m.kind, m.data, m.actor, m.created_at
   FROM (SELECT i.*, row_number() OVER (PARTITION BY i.saga_id ORDER BY i.created_at, i.id) AS turn
           FROM eventsaga.inbox i
           JOIN eventsaga.sagas s USING (saga_id)
          WHERE s.owner = $1::uuid AND i.answered_at IS NULL) m
- WHERE m.turn <= 20
+ WHERE m.turn <= {MAIL_OF_ONE}
  ORDER BY m.created_at
  LIMIT $2
-"""
+"""  # noqa: S608 - a number
 
 READ_OF: Final = """
 SELECT i.saga_id, i.id, i.kind, i.data, i.actor, i.created_at

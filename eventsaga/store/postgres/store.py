@@ -218,7 +218,10 @@ class PostgresStore:
             raise unavailable(error, self.url) from error
         try:
             yield connection  # type: ignore[misc]
-        except CONNECTION_ERRORS as error:
+        except Exception as error:
+            # The driver stumbles over a connection that breaks while it looks up types.
+            if not isinstance(error, CONNECTION_ERRORS) and not connection.is_closed():
+                raise
             # Whatever state it is in, nobody else shall meet it, nor its siblings.
             with suppress(asyncpg.InterfaceError):  # the pool may have noticed before us
                 connection.terminate()

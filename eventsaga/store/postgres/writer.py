@@ -357,10 +357,14 @@ class Writer:
                 else:
                     todo, read_back = await sender.send(connection, todo, lock_timeout), True
             except Exception as error:  # noqa: BLE001 - sorted right below
-                if is_infrastructure(error) and not is_contention(error):
+                # A driver whose connection breaks while it looks up types raises whatever it
+                # stumbles over.
+                is_broken = connection.is_closed()
+                if is_broken or (is_infrastructure(error) and not is_contention(error)):
                     # On another connection: this one may lead to what is a standby by now.
                     await discard(connection)
-                    connection, read_back = None, read_back or outcome_is_unknown(error)
+                    read_back = read_back or is_broken or outcome_is_unknown(error)
+                    connection = None
                     pauses += 1
                     _log.warning("append_delayed", error=repr(error), sagas=len(todo))
                     await asyncio.sleep(jittered(pauses))
