@@ -8,7 +8,7 @@ Nothing here needs the orchestrator, and any caller that sends ``Idempotency-Key
 
 from eventsaga.participant.barrier import Gate, Turn, barrier
 from eventsaga.participant.branch import Branch, Operation
-from eventsaga.participant.current import Participation, current, participant_session
+from eventsaga.participant.current import Participation, current
 from eventsaga.participant.errors import (
     BadKeyError,
     NoParticipationError,
@@ -20,7 +20,6 @@ from eventsaga.participant.sweep import Swept, forget, sweep
 from eventsaga.participant.tables import (
     ParticipantTables,
     create_tables,
-    metadata,
     participant_tables,
 )
 
@@ -41,8 +40,6 @@ __all__ = [
     "create_tables",
     "current",
     "forget",
-    "metadata",
-    "participant_session",
     "participant_tables",
     "sweep",
 ]

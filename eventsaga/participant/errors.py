@@ -47,6 +47,12 @@ class NoParticipationError(EventSagaError):
     ``Idempotency-Key``.
     """
 
+    def __str__(self) -> str:
+        return (
+            "this code does not run in an unsafe request with an Idempotency-Key that came "
+            "through IdempotencyMiddleware"
+        )
+
 
 class ReplyTooLargeError(EventSagaError):
     """The reply cannot be stored; it was answered 500 and the effect is rolled back.

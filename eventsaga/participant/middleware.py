@@ -25,20 +25,17 @@ later" (RFC 9110), and eventsaga does not compensate what was not done.
 """
 
 import logging
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
 from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from eventsaga.participant.asgi import (
     App,
     BodyTooLargeError,
-    Message,
     Receive,
     Reply,
     Scope,
@@ -49,38 +46,17 @@ from eventsaga.participant.asgi import (
     read_key,
     replaying,
 )
-from eventsaga.participant.branch import is_undo
-from eventsaga.participant.current import STATE, Participation, participating
-from eventsaga.participant.errors import BadKeyError, ReplyTooLargeError, TooLateError
+from eventsaga.participant.current import Participation, participating
+from eventsaga.participant.errors import BadKeyError
+from eventsaga.participant.outbox import Outbox, Terms, answer_to, bad_key
 from eventsaga.participant.tables import tables_in
 from eventsaga.participant.transaction import Answer, End, KeyedRequest, KeyTransaction, is_passing
 
 _log: Final = logging.getLogger(__name__)
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_BAD: Final = 400
-_BROKEN: Final = 500
+_APPLYING: Final = "eventsaga.participant"
 _REPLAYED: Final = (b"idempotent-replayed", b"true")
-
-# What these say may be different next time, whatever the setting.
-NEVER_STORED: Final = frozenset({401, 403, 407, 408, 409, 421, 425, 429})
-
-# They belong to one connection or one moment, or are a secret of one response.
-_NOT_STORED_HEADERS: Final = frozenset(
-    {
-        b"connection",
-        b"date",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-connection",
-        b"server",
-        b"set-cookie",
-        b"te",  # codespell:ignore te
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
 
 
 class IdempotencyMiddleware:
@@ -132,12 +108,10 @@ class IdempotencyMiddleware:
         self.engine = _engine(database) if isinstance(database, str) else database
         self._tables = tables_in(schema)
         self._required = required
-        self._store_refusals = store_refusals
         self._caller_of = caller_of
         self._applies = applies
         self._max_request = max_request
-        self._max_reply = max_reply
-        self._retry_after = retry_after
+        self._terms = Terms(store_refusals, max_reply, retry_after)
         self._timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,7 +133,7 @@ class IdempotencyMiddleware:
     def _passes(self, scope: Scope) -> bool:
         if scope["type"] != "http" or scope["method"] in _SAFE:
             return True
-        if STATE in scope.get("state", {}):
+        if _APPLYING in scope:
             return True  # another one around this one is at work, and holds the key's lock
         return self._applies is not None and not self._applies(scope)
 
@@ -167,10 +141,10 @@ class IdempotencyMiddleware:
         try:
             key = read_key(scope)
         except BadKeyError as error:
-            await _bad_key(error).send(send)
+            await bad_key(error).send(send)
             return
         if key is None and self._required:
-            await _bad_key(BadKeyError("an Idempotency-Key is needed")).send(send)
+            await bad_key(BadKeyError("an Idempotency-Key is needed")).send(send)
             return
         if key is None:
             await self.app(scope, receive, send)
@@ -200,10 +174,8 @@ class IdempotencyMiddleware:
             await transaction.rollback()
             if isinstance(answer, Reply):
                 await answer.send(send, _REPLAYED)
-            elif answer is Answer.OTHER:
-                await _reused().send(send)
             else:
-                await self.later(answer).send(send)
+                await answer_to(answer, self._terms.retry_after).send(send)
         finally:
             # Whatever did not end in good order ends with its connection.
             transaction.discard()
@@ -225,11 +197,11 @@ class IdempotencyMiddleware:
         receive: Receive,
         send: Send,
     ) -> None:
-        outbox = _Outbox(self, transaction, request, send)
+        outbox = Outbox(self._terms, transaction, request, send)
         participation = Participation(transaction.session, request.key, request.caller)
         token = participating.set(participation)
         try:
-            await self.app(_inner(scope, participation), receive, outbox)
+            await self.app(_inner(scope), receive, outbox)
         except Exception as error:
             if await outbox.failed(error):
                 raise
@@ -238,159 +210,18 @@ class IdempotencyMiddleware:
         finally:
             participating.reset(token)
 
-    async def finish(
-        self, transaction: KeyTransaction, request: KeyedRequest, reply: Reply
-    ) -> Reply:
-        """End the transaction of a request with *reply*; return what to send instead of it."""
-        if reply.status < _BAD:
-            end = await transaction.commit(reply, _storable(reply))
-        elif self._stores(reply.status, request):
-            end = await transaction.store_refusal(reply, _storable(reply))
-        else:
-            await transaction.rollback()
-            return reply
-        if end is End.COMMITTED:
-            return reply
-        await transaction.rollback()
-        return self.later(end)
-
-    @property
-    def max_reply(self) -> int:
-        """Bytes that the body of a reply may have."""
-        return self._max_reply
-
-    def _stores(self, status: int, request: KeyedRequest) -> bool:
-        return (
-            self._store_refusals
-            and status < _BROKEN
-            and status not in NEVER_STORED
-            and not is_undo(request.key)
-        )
-
-    def later(self, why: Answer | End) -> Reply:
-        """Return a reply that makes the caller come again with the same key."""
-        unavailable = HTTPStatus.SERVICE_UNAVAILABLE
-        if why is End.NOTHING:
-            detail = "the database could not do it; nothing was done"
-            return problem("not_done", unavailable, detail, retry_after=self._retry_after)
-        if why is End.UNKNOWN:
-            detail = "the commit was not answered: ask again with the same key"
-            return problem("outcome_unknown", unavailable, detail)
-        return problem(
-            "still_running",
-            HTTPStatus.CONFLICT,
-            "a request with this key is being applied: ask again with the same key",
-            retry_after=self._retry_after,
-        )
-
-
-class _EndedError(Exception):
-    """Tells the application that its response was replaced: what follows it must not run."""
-
-
-class _Outbox:
-    """Takes the application's response, ends the transaction, and then sends it.
-
-    When the response is complete, not when the application returns: background tasks run
-    after it, and find the effect committed.
-    """
-
-    def __init__(
-        self,
-        middleware: IdempotencyMiddleware,
-        transaction: KeyTransaction,
-        request: KeyedRequest,
-        send: Send,
-    ) -> None:
-        self._middleware = middleware
-        self._transaction = transaction
-        self._request = request
-        self._send = send
-        self._start: Message | None = None
-        self._body = bytearray()
-        self._is_complete = False
-        self._is_sent = False
-        self._is_replaced = False
-        self._broken: Reply | None = None
-
-    async def __call__(self, message: Message) -> None:
-        """Take a message of the application."""
-        if self._is_complete:
-            return
-        if message["type"] == "http.response.start":
-            self._start = message
-        elif message["type"] == "http.response.body" and self._start is not None:
-            self._body += message.get("body", b"")
-            if len(self._body) > self._middleware.max_reply:
-                raise ReplyTooLargeError(self._middleware.max_reply)
-            if not message.get("more_body", False):
-                self._is_complete = True
-                await self._complete(_reply_of(self._start, bytes(self._body)))
-
-    async def ended(self) -> None:
-        """Send what is left, when the application has returned."""
-        if self._is_sent:
-            return
-        await self._transaction.rollback()
-        await self._deliver(self._broken or _internal("the application sent no whole response"))
-
-    async def failed(self, error: Exception) -> bool:
-        """Send what is left, when the application raised; return whether to raise it again."""
-        if self._is_replaced:
-            return False
-        if self._is_sent:
-            return True
-        await self._transaction.rollback()
-        answer = self._answer_to(error)
-        await self._deliver(answer or self._broken or _internal("the request failed"))
-        return answer is None
-
-    def _answer_to(self, error: Exception) -> Reply | None:
-        """Return what the caller shall know of *error*; None if it is the application's bug."""
-        match error:
-            case TooLateError():
-                return problem("too_late", HTTPStatus.GONE, str(error))
-            case BadKeyError():
-                return _bad_key(error)
-            case DBAPIError() if is_passing(error):
-                _log.warning("participant_rolled_back: %s", type(error.orig).__name__)
-                return self._middleware.later(End.NOTHING)
-            case _:
-                return None
-
-    async def _complete(self, reply: Reply) -> None:
-        if reply.status >= _BROKEN:
-            # Sent at the end: it may be what a framework says of an error that says more.
-            await self._transaction.rollback()
-            self._broken = reply
-            return
-        sent = await self._middleware.finish(self._transaction, self._request, reply)
-        self._is_replaced = sent is not reply
-        if self._is_replaced:
-            _log.warning("participant_reply_replaced: %s", sent.status)
-        await self._deliver(sent)
-        if self._is_replaced:
-            raise _EndedError
-
-    async def _deliver(self, reply: Reply) -> None:
-        self._is_sent = True
-        # The client may be gone. It comes again, and then the reply is there.
-        with suppress(OSError):
-            await reply.send(self._send)
-
 
 def _engine(url: str) -> AsyncEngine:
     parsed = make_url(url.replace("postgres://", "postgresql://", 1))
     return create_async_engine(parsed.set(drivername="postgresql+asyncpg"))
 
 
-def _inner(scope: Scope, participation: Participation) -> dict[str, Any]:
+def _inner(scope: Scope) -> dict[str, Any]:
     """Return the scope that the application sees."""
     extensions: dict[str, Any] = scope.get("extensions") or {}
     return {
         **scope,
-        # A copy: servers may hand the same state to all requests.
-        "state": {**scope.get("state", {}), STATE: participation},
+        _APPLYING: True,
         # The response is taken as messages with a body, not as a path or trailers.
         "extensions": {
             name: value
@@ -398,32 +229,3 @@ def _inner(scope: Scope, participation: Participation) -> dict[str, Any]:
             if not name.startswith("http.response.")
         },
     }
-
-
-def _reply_of(start: Message, body: bytes) -> Reply:
-    headers = ((bytes(name).lower(), bytes(value)) for name, value in start.get("headers", ()))
-    return Reply(start["status"], tuple(headers), body)
-
-
-def _storable(reply: Reply, without: Collection[bytes] = _NOT_STORED_HEADERS) -> list[list[str]]:
-    return [
-        [name.decode("latin-1"), value.decode("latin-1")]
-        for name, value in reply.headers
-        if name not in without
-    ]
-
-
-def _bad_key(error: BadKeyError) -> Reply:
-    return problem("bad_key", HTTPStatus.BAD_REQUEST, error.reason)
-
-
-def _reused() -> Reply:
-    return problem(
-        "key_reused",
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        "the Idempotency-Key was used for another request",
-    )
-
-
-def _internal(detail: str) -> Reply:
-    return problem("not_done", HTTPStatus.INTERNAL_SERVER_ERROR, f"{detail}; nothing was done")

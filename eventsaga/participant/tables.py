@@ -49,18 +49,12 @@ def participant_tables(
     """Return the tables, and describe them in *metadata*.
 
     Give it the metadata of your models, and Alembic autogenerates the tables with yours.
-    Called again, it returns the same tables.
 
     Args:
         metadata: Where they are described; None for a new one.
         schema: Schema of the tables; None for the first one on the search path.
     """
     metadata = MetaData() if metadata is None else metadata
-    prefix = f"{schema or metadata.schema}." if schema or metadata.schema else ""
-    if f"{prefix}{_KEYS}" in metadata.tables:
-        return ParticipantTables(
-            metadata.tables[f"{prefix}{_KEYS}"], metadata.tables[f"{prefix}{_BARRIERS}"]
-        )
     return ParticipantTables(_keys(metadata, schema), _barriers(metadata, schema))
 
 
@@ -100,16 +94,10 @@ def _barriers(metadata: MetaData, schema: str | None) -> Table:
     )
 
 
-metadata: Final = MetaData()
-"""The tables on the search path; for Alembic's ``target_metadata``."""
-
-_DEFAULT: Final = participant_tables(metadata)
-
-
 @cache  # SQLAlchemy caches statements by the tables that they are made of
 def tables_in(schema: str | None) -> ParticipantTables:
     """Return the tables of *schema* for statements."""
-    return _DEFAULT if schema is None else participant_tables(schema=schema)
+    return participant_tables(schema=schema)
 
 
 async def create_tables(engine: AsyncEngine, schema: str | None = None) -> None:

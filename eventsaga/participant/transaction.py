@@ -6,14 +6,13 @@ transactions can store a reply and therefore commit its effect.
 """
 
 import asyncio
-import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Executable, RootTransaction, bindparam, event, func, select
+from sqlalchemy import Executable, RootTransaction, Text, bindparam, event, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -46,13 +45,13 @@ class KeyedRequest:
     key: str
     fingerprint: bytes
 
-    def lock(self, tables: ParticipantTables) -> int:
-        """Return the number under which PostgreSQL locks the key.
+    @property
+    def lock(self) -> str:
+        """What PostgreSQL locks, by its hash.
 
         Two keys may have the same one: then one of them is told that it is still running.
         """
-        text = f"{tables.keys.fullname}\0{self.caller}\0{self.key}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+        return f"{len(self.caller)}/{self.caller}/{self.key}"
 
 
 class Answer(Enum):
@@ -95,9 +94,12 @@ class _Statements:
 @cache
 def _statements(tables: ParticipantTables) -> _Statements:
     keys = tables.keys.c
+    # Advisory locks belong to the database, in which others may have such tables, too.
+    schema = func.coalesce(literal(tables.keys.schema, Text), func.current_schema())
+    locked = func.concat_ws("/", schema, bindparam("lock", type_=Text))
     storing = insert(tables.keys).values({name: bindparam(name) for name in _STORED})
     return _Statements(
-        lock=select(func.pg_try_advisory_xact_lock(bindparam("number", type_=BigInteger))),
+        lock=select(func.pg_try_advisory_xact_lock(func.hashtextextended(locked, 0))),
         read=select(keys.fingerprint, keys.status, keys.headers, keys.body).where(
             keys.caller == bindparam("caller"), keys.key == bindparam("key")
         ),
@@ -244,8 +246,7 @@ class KeyTransaction:
         return self._connection
 
     async def _lock(self, connection: AsyncConnection) -> bool:
-        number = self._request.lock(self._tables)
-        return bool(await connection.scalar(self._statements.lock, {"number": number}))
+        return bool(await connection.scalar(self._statements.lock, {"lock": self._request.lock}))
 
     async def _read(self, connection: AsyncConnection) -> Answer | Reply | None:
         request = self._request

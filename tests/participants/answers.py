@@ -8,10 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from eventsaga.participant import (
-    ParticipantTables,
-    participant_session,
-)
+from eventsaga.participant import current
 from eventsaga.participant.asgi import Reply, Scope
 from eventsaga.participant.transaction import KeyedRequest
 from eventsaga.runtime.outcome import Verdict, judge
@@ -41,10 +38,10 @@ def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each request a lock of its own, so that none keeps another out."""
     numbers = itertools.count()
 
-    def another(_request: KeyedRequest, _tables: ParticipantTables) -> int:
-        return next(numbers)
+    def another(_request: KeyedRequest) -> str:
+        return str(next(numbers))
 
-    monkeypatch.setattr(KeyedRequest, "lock", another)
+    monkeypatch.setattr(KeyedRequest, "lock", property(another))
 
 
 class Held:
@@ -54,16 +51,16 @@ class Held:
         self.arrived = asyncio.Semaphore(0)
         self.go_on = asyncio.Event()
 
-    async def __call__(self, scope: Scope, _body: bytes) -> Reply:
-        number = await write(participant_session(scope))
+    async def __call__(self, _scope: Scope, _body: bytes) -> Reply:
+        number = await write(current().session)
         self.arrived.release()
         await asyncio.wait_for(self.go_on.wait(), PATIENCE)
         return told(201, {"id": number})
 
 
 def refusing(status: int) -> Callable[[Scope, bytes], Any]:
-    async def refuse(scope: Scope, _body: bytes) -> Reply:
-        session = participant_session(scope)
+    async def refuse(_scope: Scope, _body: bytes) -> Reply:
+        session = current().session
         await write(session, "refused")
         await session.commit()
         await write(session, "refused too")

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from eventsaga.participant import IdempotencyMiddleware, participant_session
+from eventsaga.participant import IdempotencyMiddleware, current
 from eventsaga.participant.asgi import Message, Receive, Scope, Send
 from tests.participants.world import scope_of, told, whole, write
 
@@ -19,7 +19,7 @@ async def main(url: str, moment: str) -> None:
     """Serve one request."""
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
-        await write(participant_session(scope))
+        await write(current().session)
         if moment == "written":
             die()
         await told(201, "from the dead").send(send)

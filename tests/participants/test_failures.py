@@ -4,13 +4,14 @@ import asyncio
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from eventsaga.participant import IdempotencyMiddleware, participant_session
+from eventsaga.participant import IdempotencyMiddleware, current
 from eventsaga.participant.asgi import Message, Receive, Reply, Scope, Send
 from eventsaga.store.postgres.connect import sqlalchemy_url
 from tests.participants.answers import Held, problem, refusing, verdict
@@ -143,7 +144,7 @@ async def test_a_pool_without_a_free_connection_is_waited_for_in_vain(world: Wor
 )
 async def test_what_the_database_breaks_off_may_come_again(world: World, failure: str) -> None:
     async def unlucky(scope: Scope, _body: bytes) -> Reply:
-        session = participant_session(scope)
+        session = current().session
         await write(session)
         if len(world.calls) == 1:
             await session.execute(text(failure))
@@ -157,6 +158,22 @@ async def test_what_the_database_breaks_off_may_come_again(world: World, failure
     assert await world.ledger() == ["charge"]
 
 
+async def test_what_the_driver_says_without_sqlalchemy_is_understood(world: World) -> None:
+    async def bare(_scope: Scope, _body: bytes) -> Reply:
+        connection = await current().session.connection()
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        await driver.execute("INSERT INTO ledger (what) VALUES ('charge')")
+        if len(world.calls) == 1:
+            await driver.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return told(201)
+
+    app = world.serve(bare)
+
+    assert problem(await ask(app, raises=True)) == (503, "not_done", "1")
+    assert (await ask(app)).status_code == 201
+    assert await world.ledger() == ["charge"]
+
+
 async def test_a_commit_that_the_database_refuses_is_the_applications_bug(world: World) -> None:
     await world.sql.execute(
         "CREATE TABLE parents (id int PRIMARY KEY);"
@@ -164,7 +181,7 @@ async def test_a_commit_that_the_database_refuses_is_the_applications_bug(world:
     )
 
     async def orphan(scope: Scope, _body: bytes) -> Reply:
-        session = participant_session(scope)
+        session = current().session
         await write(session)
         await session.execute(text("INSERT INTO children VALUES (1)"))
         return told(201)
@@ -210,7 +227,7 @@ async def test_an_application_that_hides_a_lost_connection_is_not_believed(
     """What it wrote is gone; SQLAlchemy would connect again for the next statement."""
 
     async def stubborn(scope: Scope, _body: bytes) -> Reply:
-        session = participant_session(scope)
+        session = current().session
         await write(session)
         with pytest.raises(DBAPIError):
             await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -274,7 +291,7 @@ async def test_what_an_application_sends_after_a_failed_commit_is_not_believed(
     await world.sql.execute("ALTER TABLE participant_keys ADD CHECK (status <> 201)")
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
-        await write(participant_session(scope))
+        await write(current().session)
         with pytest.raises(DBAPIError):
             await told(201).send(send)
         await told(200).send(send)

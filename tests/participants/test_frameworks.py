@@ -19,7 +19,6 @@ from eventsaga.participant import (
     IdempotencyMiddleware,
     TooLateError,
     current,
-    participant_session,
 )
 from tests.participants.answers import problem
 from tests.participants.world import World, ask, write
@@ -53,7 +52,6 @@ async def test_an_endpoint_takes_part_and_its_background_task_finds_it_committed
         seen.append(await world.ledger())
 
     async def charge(request: Request) -> Response:
-        assert participant_session(request) is current().session
         number = await write(current().session, (await request.json())["what"])
         return JSONResponse({"id": number}, 201, background=BackgroundTask(later))
 

@@ -11,7 +11,7 @@ from eventsaga.participant import (
     IdempotencyMiddleware,
     barrier,
     current,
-    participant_session,
+    forget,
 )
 from eventsaga.participant.asgi import Receive, Reply, Scope, Send
 from eventsaga.participant.transaction import KeyTransaction
@@ -31,7 +31,7 @@ async def test_the_same_request_again_gets_the_same_reply_and_takes_no_effect(
     world: World,
 ) -> None:
     async def binary(scope: Scope, _body: bytes) -> Reply:
-        number = await write(participant_session(scope))
+        number = await write(current().session)
         headers = ((b"x-one", b"1"), (b"x-two", b"\xe9\xff"), (b"x-one", b"3"))
         return Reply(207, headers, bytes(range(256)) + str(number).encode())
 
@@ -162,7 +162,7 @@ async def test_a_reply_that_says_it_broke_rolls_back_and_is_not_stored(
     world: World, status: int
 ) -> None:
     async def broken(scope: Scope, _body: bytes) -> Reply:
-        await write(participant_session(scope))
+        await write(current().session)
         return told(status, "broken", ("Retry-After", "7"))
 
     app = world.serve(broken)
@@ -177,7 +177,7 @@ async def test_a_reply_that_says_it_broke_rolls_back_and_is_not_stored(
 
 async def test_an_exception_rolls_back_is_answered_500_and_raised(world: World) -> None:
     async def broken(scope: Scope, _body: bytes) -> Reply:
-        await write(participant_session(scope))
+        await write(current().session)
         raise ZeroDivisionError
 
     app = world.serve(broken)
@@ -190,7 +190,7 @@ async def test_an_exception_rolls_back_is_answered_500_and_raised(world: World) 
 
 async def test_a_response_that_is_not_complete_rolls_back(world: World) -> None:
     async def half(scope: Scope, _receive: Receive, send: Send) -> None:
-        await write(participant_session(scope))
+        await write(current().session)
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body", "body": b"hal", "more_body": True})
 
@@ -244,7 +244,7 @@ async def test_a_refusal_after_a_failed_statement_is_stored(world: World) -> Non
 
     async def clumsy(scope: Scope, _body: bytes) -> Reply:
         try:
-            await participant_session(scope).execute(text("SELECT 1/0"))
+            await current().session.execute(text("SELECT 1/0"))
         except Exception:  # noqa: BLE001 - as applications do
             return told(400, "divided by zero")
         raise AssertionError
@@ -301,6 +301,22 @@ async def test_what_comes_after_its_undo_is_gone(world: World) -> None:
     # Neither "wait" nor "maybe": it was not done and never will be.
     assert verdict(late[0]) == Verdict(permanent=True)
     assert await world.ledger() == []
+
+
+async def test_a_do_that_comes_again_after_its_undo_has_no_effect(world: World) -> None:
+    """It gets its old reply; and if that was forgotten, the barrier still knows."""
+    app, key = _doing_and_undoing(world), f"{SAGA}/charge"
+    done, undone = await ask(app, key), await ask(app, f"{key}/compensate")
+
+    again = await ask(app, key)
+    async with world.engine.begin() as connection:
+        await forget(connection, key)
+    forgotten = await ask(app, key)
+
+    assert (done.json(), undone.json()) == ("first", "first")
+    assert (again.content, again.headers["idempotent-replayed"]) == (done.content, "true")
+    assert problem(forgotten) == (410, "too_late", None)
+    assert await world.ledger() == ["do", "undo"]
 
 
 async def test_an_undo_waits_for_the_request_that_it_undoes(world: World) -> None:

@@ -11,7 +11,6 @@ from eventsaga.participant import (
     NoParticipationError,
     ReplyTooLargeError,
     current,
-    participant_session,
 )
 from eventsaga.participant.asgi import Message, Receive, Reply, Scope, Send
 from tests.participants.answers import problem
@@ -84,9 +83,7 @@ async def test_a_missing_key_passes_if_it_is_not_required_and_there_is_no_sessio
     world: World,
 ) -> None:
     async def plain(scope: Scope, _body: bytes) -> Reply:
-        with pytest.raises(NoParticipationError):
-            participant_session(scope)
-        with pytest.raises(NoParticipationError):
+        with pytest.raises(NoParticipationError, match="through IdempotencyMiddleware"):
             current()
         return told(200, "passed")
 
@@ -187,7 +184,7 @@ async def test_a_client_that_goes_away_while_it_sends_is_forgotten(world: World)
 
 async def test_a_reply_that_is_too_large_rolls_back(world: World) -> None:
     async def talkative(scope: Scope, _body: bytes) -> Reply:
-        await write(participant_session(scope))
+        await write(current().session)
         return told(201, "x" * 100)
 
     app = world.serve(talkative, max_reply=100)
@@ -200,8 +197,7 @@ async def test_a_reply_that_is_too_large_rolls_back(world: World) -> None:
 
 async def test_the_session_may_commit_and_roll_back_units_of_its_own(world: World) -> None:
     async def units(scope: Scope, _body: bytes) -> Reply:
-        session = participant_session(scope)
-        assert session is current().session is participant_session()
+        session = current().session
         assert (current().key, current().caller) == ("k-1", "")
         await write(session, "kept")
         await session.commit()
@@ -220,7 +216,7 @@ async def test_the_session_may_commit_and_roll_back_units_of_its_own(world: Worl
 
 async def test_the_transaction_cannot_be_committed_by_the_application(world: World) -> None:
     async def greedy(scope: Scope, _body: bytes) -> Reply:
-        session = participant_session(scope)
+        session = current().session
         await write(session)
         connection = await session.connection()
         await connection.commit()
@@ -235,7 +231,7 @@ async def test_a_transaction_that_the_application_rolled_back_is_not_committed(
     world: World,
 ) -> None:
     async def hasty(scope: Scope, _body: bytes) -> Reply:
-        session = participant_session(scope)
+        session = current().session
         await (await session.connection()).rollback()
         return told(201)
 

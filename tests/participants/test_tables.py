@@ -14,13 +14,14 @@ from eventsaga.participant import (
     Swept,
     barrier,
     create_tables,
+    current,
     forget,
-    metadata,
     participant_tables,
     sweep,
 )
 from eventsaga.participant.asgi import Scope
 from eventsaga.store.postgres.connect import sqlalchemy_url
+from tests.participants.answers import Held
 from tests.participants.world import SAGA, World, ask, told
 from tests.store.barriers import transaction
 
@@ -89,23 +90,20 @@ def test_the_tables_join_the_metadata_of_the_users_models() -> None:
     own = MetaData(schema="shop")
     Table("orders", own, Column("id", Integer, primary_key=True))
 
-    tables = participant_tables(own)
+    participant_tables(own)
 
     assert set(own.tables) == {
         "shop.orders",
         "shop.participant_barriers",
         "shop.participant_keys",
     }
-    assert participant_tables(own) == tables
-    assert participant_tables(own, schema="shop") == tables
-    assert set(metadata.tables) == {"participant_barriers", "participant_keys"}
 
 
 async def test_another_schema_is_used_by_the_middleware_and_its_barrier(world: World) -> None:
     await create_tables(world.engine, "payments")
 
-    async def handle(scope: Any, _body: bytes) -> Any:
-        participation = scope["state"]["eventsaga_participant"]
+    async def handle(_scope: Any, _body: bytes) -> Any:
+        participation = current()
         async with barrier(participation.session, participation.key) as gate:
             return told(201, gate.act)
 
@@ -117,6 +115,23 @@ async def test_another_schema_is_used_by_the_middleware_and_its_barrier(world: W
         assert await world.sql.fetchval(f"SELECT count(*) FROM payments.participant_{table}") == 1  # noqa: S608
     async with world.engine.begin() as connection:
         assert await forget(connection, f"{SAGA}/charge", schema="payments")
+
+
+async def test_services_in_one_database_do_not_lock_each_others_keys(world: World) -> None:
+    """Both have their tables first on their search path; only the database is the same."""
+    settings = {"server_settings": {"search_path": "payments, public"}}
+    engine = create_async_engine(sqlalchemy_url(world.url), connect_args=settings)
+    await create_tables(world.engine, "payments")
+    held = Held()
+    asking = asyncio.create_task(ask(world.serve(held)))
+    await held.arrived.acquire()
+
+    meanwhile = await ask(world.serve(database=engine))
+    held.go_on.set()
+
+    assert (meanwhile.status_code, (await asking).status_code) == (201, 201)
+    assert await world.ledger() == ["charge", "charge"]
+    await engine.dispose()
 
 
 async def test_what_is_old_is_swept_and_then_applied_again(world: World) -> None:

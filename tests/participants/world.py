@@ -11,7 +11,7 @@ import httpx
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from eventsaga.participant import IdempotencyMiddleware, create_tables, participant_session
+from eventsaga.participant import IdempotencyMiddleware, create_tables, current
 from eventsaga.participant.asgi import App, Message, Receive, Reply, Scope, Send, read_body
 from eventsaga.store.postgres.connect import sqlalchemy_url
 
@@ -37,7 +37,7 @@ async def write(session: AsyncSession, what: str = "charge") -> int:
 
 async def charge(scope: Scope, _body: bytes) -> Reply:
     """Take effect, and say which number it has."""
-    return told(201, {"id": await write(participant_session(scope))})
+    return told(201, {"id": await write(current().session)})
 
 
 def serving(handler: Handler) -> App:

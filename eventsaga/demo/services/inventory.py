@@ -6,7 +6,6 @@ from uuid import uuid4
 from pydantic import BaseModel, Field
 
 from eventsaga.demo.services.faults import fault_of
-from eventsaga.demo.services.ledger import close_gate, enter_gate
 from eventsaga.demo.services.operation import (
     Connection,
     Effect,
@@ -18,7 +17,6 @@ from eventsaga.demo.services.operation import (
     Text,
     no_magic,
     not_found,
-    order_closed,
 )
 
 _TABLES: Final = """
@@ -68,10 +66,9 @@ _STATUS: Final = "SELECT status FROM reservations WHERE reservation_id = $1"
 _MAGIC: Final = "SELECT magic FROM reservations WHERE reservation_id = $1 OR order_id = $2 LIMIT 1"
 
 
-class Reserve(BaseModel):
+class Reserve(OrderReference):
     """Set the items of an order aside."""
 
-    order_id: Text
     items: Annotated[list[Item], Field(min_length=1, max_length=200)]
 
 
@@ -82,8 +79,6 @@ class ReservationReference(BaseModel):
 
 
 async def _reserve(conn: Connection, request: Reserve) -> Outcome:
-    if not await enter_gate(conn, request.order_id):
-        return order_closed(request.order_id)
     reservation_id = f"rsv_{uuid4().hex}"
     quantity = sum(item.quantity for item in request.items)
     magic = await _magic_of_reserve(conn, request)
@@ -122,7 +117,6 @@ async def _release(conn: Connection, request: ReservationReference) -> Outcome:
 
 
 async def _release_order(conn: Connection, request: OrderReference) -> Outcome:
-    await close_gate(conn, request.order_id)
     return await _put_back(conn, None, request.order_id)
 
 
@@ -168,6 +162,7 @@ INVENTORY: Final = Service(
             request=Reserve,
             run=_reserve,
             magic=_magic_of_reserve,
+            for_order="do",
             refusal=Outcome(422, {"error": "out_of_stock"}),
         ),
         Operation(
@@ -177,6 +172,7 @@ INVENTORY: Final = Service(
             run=_release_order,
             magic=_magic_of_order,
             undo=True,
+            for_order="undo",
         ),
         Operation(
             method="DELETE",

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
-from asyncpg import Record
-from asyncpg.pool import PoolConnectionProxy
+import asyncpg
 from pydantic import BaseModel, Field, JsonValue, StringConstraints
 
-Connection: TypeAlias = "PoolConnectionProxy[Record]"
+from eventsaga.participant import Operation as Direction
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 # PostgreSQL has no NUL in a text.
@@ -61,6 +62,9 @@ class Operation(Generic[RequestT]):
         run: Does it, inside the transaction that also stores the reply.
         magic: Looks up the magic value of the request; see `faults`.
         undo: Whether it undoes another operation.
+        for_order: Which way it goes at the barrier of its order. Whoever undoes by order id
+            does not know whether the request to do it has arrived; it may still be under way.
+            None if it knows the thing itself.
         refusal: The answer to a magic value that refuses.
     """
 
@@ -70,6 +74,7 @@ class Operation(Generic[RequestT]):
     run: Callable[[Connection, RequestT], Awaitable[Outcome]]
     magic: Callable[[Connection, RequestT], Awaitable[str | None]]
     undo: bool = False
+    for_order: Direction | None = None
     refusal: Outcome = Outcome(422, {"error": "refused"})
 
 

@@ -4,13 +4,13 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from eventsaga.demo.services.ledger import close_gate, enter_gate
 from eventsaga.demo.services.operation import (
     Connection,
     Effect,
     Item,
     Money,
     Operation,
+    OrderReference,
     Outcome,
     Service,
     Text,
@@ -58,10 +58,9 @@ UPDATE orders
 """
 
 
-class CreateOrder(BaseModel):
+class CreateOrder(OrderReference):
     """Take an order; the caller has numbered it."""
 
-    order_id: Text
     customer_id: Text
     items: Annotated[list[Item], Field(min_length=1, max_length=200)]
     total_amount: Money
@@ -74,17 +73,14 @@ class UpdateOrder(BaseModel):
     status: Literal["confirmed", "shipped"]
 
 
-class CancelOrder(BaseModel):
+class CancelOrder(OrderReference):
     """Cancel an order, whether or not it was ever taken."""
 
-    order_id: Text
     reason: Text
 
 
 async def _create(conn: Connection, request: CreateOrder) -> Outcome:
     order_id = request.order_id
-    if not await enter_gate(conn, order_id):
-        return order_closed(order_id)
     if not await conn.fetchval(_CREATE, order_id, request.customer_id, request.total_amount):
         return Outcome(422, {"error": "order_exists", "order_id": order_id})
     await conn.executemany(
@@ -115,7 +111,6 @@ async def _update(conn: Connection, request: UpdateOrder) -> Outcome:
 
 
 async def _cancel(conn: Connection, request: CancelOrder) -> Outcome:
-    await close_gate(conn, request.order_id)
     order = await conn.fetchrow(_LOCK, request.order_id)
     if order is None or order["status"] == "cancelled":
         done = "nothing_to_cancel" if order is None else "cancelled"
@@ -149,6 +144,7 @@ ORDERS: Final = Service(
             request=CreateOrder,
             run=_create,
             magic=_magic_of_create,
+            for_order="do",
             refusal=Outcome(422, {"error": "customer_blocked"}),
         ),
         Operation(
@@ -165,6 +161,7 @@ ORDERS: Final = Service(
             run=_cancel,
             magic=_magic_of_cancel,
             undo=True,
+            for_order="undo",
         ),
     ),
     resource="orders",

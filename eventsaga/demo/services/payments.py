@@ -6,7 +6,6 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from eventsaga.demo.services.ledger import close_gate, enter_gate
 from eventsaga.demo.services.operation import (
     Connection,
     Effect,
@@ -17,7 +16,6 @@ from eventsaga.demo.services.operation import (
     Service,
     Text,
     not_found,
-    order_closed,
 )
 
 _TABLES: Final = """
@@ -57,10 +55,9 @@ class PaymentMethod(BaseModel):
     token: Text
 
 
-class Charge(BaseModel):
+class Charge(OrderReference):
     """Charge the order's total."""
 
-    order_id: Text
     customer_id: Text
     amount: Money
     payment_method: PaymentMethod
@@ -73,8 +70,6 @@ class Refund(BaseModel):
 
 
 async def _charge(conn: Connection, request: Charge) -> Outcome:
-    if not await enter_gate(conn, request.order_id):
-        return order_closed(request.order_id)
     transaction_id = f"txn_{uuid4().hex}"
     token = request.payment_method.token
     await conn.execute(
@@ -99,7 +94,6 @@ async def _refund(conn: Connection, request: Refund) -> Outcome:
 
 
 async def _refund_order(conn: Connection, request: OrderReference) -> Outcome:
-    await close_gate(conn, request.order_id)
     return await _give_back(conn, None, request.order_id)
 
 
@@ -144,6 +138,7 @@ PAYMENTS: Final = Service(
             request=Charge,
             run=_charge,
             magic=_magic_of_charge,
+            for_order="do",
             refusal=Outcome(402, {"error": "card_declined", "reason": "insufficient_funds"}),
         ),
         Operation(
@@ -153,6 +148,7 @@ PAYMENTS: Final = Service(
             run=_refund_order,
             magic=_magic_of_order,
             undo=True,
+            for_order="undo",
         ),
         Operation(
             method="POST",

@@ -13,10 +13,9 @@ from typing import Final
 
 import asyncpg
 import uvicorn
-from asyncpg import Record
-from asyncpg.pool import Pool
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from eventsaga.demo.services.idempotency import Desk
+from eventsaga.demo.services.apply import Desk
 from eventsaga.demo.services.inventory import INVENTORY
 from eventsaga.demo.services.ledger import TABLES
 from eventsaga.demo.services.operation import Service
@@ -24,6 +23,8 @@ from eventsaga.demo.services.orders import ORDERS
 from eventsaga.demo.services.payments import PAYMENTS
 from eventsaga.demo.services.shipping import SHIPPING
 from eventsaga.demo.services.web import Office, build_app
+from eventsaga.participant import create_tables
+from eventsaga.store.postgres.connect import sqlalchemy_url
 
 SERVICES: Final = {service.name: service for service in (ORDERS, INVENTORY, PAYMENTS, SHIPPING)}
 
@@ -91,15 +92,15 @@ async def serve(options: Options) -> None:
         asyncpg.InterfaceError: If the database URL is not one.
     """
     with socket.create_server((options.host, options.port)) as listener:
-        async with _tables(options.service, options.database_url) as pool:
-            await _serve_on(listener, pool, options)
+        async with _tables(options.service, options.database_url) as engine:
+            await _serve_on(listener, engine, options)
 
 
-async def _serve_on(listener: socket.socket, pool: "Pool[Record]", options: Options) -> None:
+async def _serve_on(listener: socket.socket, engine: AsyncEngine, options: Options) -> None:
     office = Office(
         service=options.service,
-        pool=pool,
-        desk=Desk(pool, slow=options.slow),
+        engine=engine,
+        desk=Desk(slow=options.slow),
         latency=options.latency,
     )
     config = uvicorn.Config(
@@ -126,7 +127,7 @@ async def _serve_on(listener: socket.socket, pool: "Pool[Record]", options: Opti
 
 
 @contextlib.asynccontextmanager
-async def _tables(service: Service, database_url: str) -> "AsyncGenerator[Pool[Record]]":
+async def _tables(service: Service, database_url: str) -> AsyncGenerator[AsyncEngine]:
     """Create the service's tables and open connections that see no others."""
     schema = f"demo_{service.name}"
     conn = await asyncpg.connect(database_url, timeout=_CONNECT_SECONDS)
@@ -139,17 +140,24 @@ async def _tables(service: Service, database_url: str) -> "AsyncGenerator[Pool[R
             await conn.execute(service.tables)
     finally:
         await conn.close()
-    pool = await asyncpg.create_pool(
-        database_url,
-        min_size=1,
-        max_size=_CONNECTIONS,
-        timeout=_CONNECT_SECONDS,
-        server_settings={"search_path": schema, "application_name": f"eventsaga-{schema}"},
+    engine = create_async_engine(
+        sqlalchemy_url(database_url),
+        pool_size=_CONNECTIONS,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": _CONNECT_SECONDS,
+            "server_settings": {
+                "search_path": schema,
+                "application_name": f"eventsaga-{schema}",
+            },
+        },
     )
     try:
-        yield pool
+        await create_tables(engine)
+        yield engine
     finally:
-        pool.terminate()
+        await engine.dispose()
 
 
 async def _stop_with_parent(server: _AnnouncingServer, parent_pid: int) -> None:

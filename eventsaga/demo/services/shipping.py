@@ -6,7 +6,6 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field
 
-from eventsaga.demo.services.ledger import close_gate, enter_gate
 from eventsaga.demo.services.operation import (
     Connection,
     Effect,
@@ -17,7 +16,6 @@ from eventsaga.demo.services.operation import (
     Service,
     Text,
     not_found,
-    order_closed,
 )
 
 _TABLES: Final = """
@@ -63,10 +61,9 @@ class Address(BaseModel):
     country: Text
 
 
-class Ship(BaseModel):
+class Ship(OrderReference):
     """Book a shipment."""
 
-    order_id: Text
     items: Annotated[list[Item], Field(min_length=1, max_length=200)]
     address: Address
 
@@ -78,8 +75,6 @@ class ShipmentReference(BaseModel):
 
 
 async def _book(conn: Connection, request: Ship) -> Outcome:
-    if not await enter_gate(conn, request.order_id):
-        return order_closed(request.order_id)
     shipment_id = f"shp_{uuid4().hex}"
     address = request.address
     arrives_on = (datetime.now(UTC) + _DELIVERY).date()
@@ -104,7 +99,6 @@ async def _cancel(conn: Connection, request: ShipmentReference) -> Outcome:
 
 
 async def _cancel_order(conn: Connection, request: OrderReference) -> Outcome:
-    await close_gate(conn, request.order_id)
     return await _call_off(conn, None, request.order_id)
 
 
@@ -146,6 +140,7 @@ SHIPPING: Final = Service(
             request=Ship,
             run=_book,
             magic=_magic_of_ship,
+            for_order="do",
             refusal=Outcome(422, {"error": "undeliverable"}),
         ),
         Operation(
@@ -155,6 +150,7 @@ SHIPPING: Final = Service(
             run=_cancel_order,
             magic=_magic_of_order,
             undo=True,
+            for_order="undo",
         ),
         Operation(
             method="DELETE",

@@ -34,7 +34,7 @@ ASKED = {
     "unship": ("DELETE http://shipping/shipments/shp_1", None),
     "unship unknown": ("DELETE http://shipping/shipments?order_id=%C3%BC%25%231", None),
 }
-ANSWER = "SELECT status FROM demo_payments.idempotency WHERE key = $1"
+ANSWER = "SELECT status FROM demo_payments.participant_keys WHERE key = $1"
 STEPS = {
     "cancel": "create_order",
     "release": "reserve_inventory",

@@ -1,7 +1,6 @@
 """One key, one effect: replays, conflicts and races, with a barrier in the database."""
 
 import asyncio
-import json
 
 import httpx
 import pytest
@@ -109,22 +108,9 @@ async def test_the_same_key_with_another_body_or_path_is_refused(
     other_path = await world.undo(PAYMENTS, transaction_id, key=key)
 
     for reply in (other_body, other_path):
-        assert (reply.status_code, reply.json()["error"]) == (422, "idempotency_key_reused")
+        assert (reply.status_code, reply.json()["code"]) == (422, "key_reused")
     assert await world.effects(PAYMENTS, order_id) == ["charge"]
     assert await world.effects(PAYMENTS, f"{order_id}-2") == []
-
-
-async def test_the_same_json_written_differently_is_the_same_request(
-    world: World, order_id: str
-) -> None:
-    body = PAYMENTS.body(order_id)
-    first = await world.do(PAYMENTS, order_id)
-    again = await world.http.post(
-        world.services.payments.url + "/payments",
-        content=json.dumps(dict(reversed(body.items())), indent=4),
-        headers={"Idempotency-Key": f"{order_id}/do"},
-    )
-    assert again.content == first.content
 
 
 @each_service
@@ -138,7 +124,7 @@ async def test_a_key_that_is_being_worked_on_gets_409_until_it_is_done(
     done = await first
     afterwards = await world.do(forward, order_id)
 
-    assert (meanwhile.status_code, meanwhile.json()) == (409, {"error": "still_running"})
+    assert (meanwhile.status_code, meanwhile.json()["code"]) == (409, "still_running")
     assert done.status_code == 201
     assert afterwards.content == done.content
 
@@ -174,8 +160,8 @@ async def test_two_processes_of_a_service_share_its_keys(world: World, order_id:
 async def test_a_key_is_needed_and_may_not_be_endless(world: World, order_id: str) -> None:
     missing = await world.send("payments", "POST", "/payments", PAYMENTS.body(order_id))
     endless = await world.do(PAYMENTS, order_id, key="k" * 256)
-    assert (missing.status_code, missing.json()["error"]) == (400, "idempotency_key_missing")
-    assert (endless.status_code, endless.json()["error"]) == (400, "header_too_long")
+    assert (missing.status_code, missing.json()["code"]) == (400, "bad_key")
+    assert (endless.status_code, endless.json()["code"]) == (400, "bad_key")
     assert await world.effects(PAYMENTS, order_id) == []
 
 

@@ -1,6 +1,7 @@
 """Every way in which a service can be told to go wrong."""
 
 import asyncio
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -100,7 +101,8 @@ async def test_a_refused_undo_can_be_mended_and_tried_with_the_same_key(
     world: World, order_id: str, forward: Forward
 ) -> None:
     thing_id = (await world.do(forward, order_id, "undo_refused")).json()[forward.id_field]
-    refused = await world.undo(forward, thing_id)
+    key = f"{uuid4()}/do/compensate"  # such a key tells that it is an undo
+    refused = await world.undo(forward, thing_id, key)
     assert (refused.status_code, refused.json()) == (422, {"error": "undo_refused"})
 
     column = {"orders": "customer_id", "inventory": "magic", "payments": "token"}
@@ -110,7 +112,7 @@ async def test_a_refused_undo_can_be_mended_and_tried_with_the_same_key(
         f" SET {column.get(forward.service, 'zip_code')} = 'mended' WHERE order_id = $1",
         order_id,
     )
-    assert (await world.undo(forward, thing_id)).status_code == 200
+    assert (await world.undo(forward, thing_id, key)).status_code == 200
     assert len(await world.effects(forward, order_id)) == 2
 
 

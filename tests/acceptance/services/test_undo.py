@@ -60,7 +60,7 @@ async def test_undoing_waits_for_what_is_being_done(
         undoing = asyncio.create_task(world.undo_order(forward, order_id))
         await world.until(
             "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            " AND query LIKE '%order_gate%' AND application_name = $1",
+            " AND query LIKE '%participant_barriers%' AND application_name = $1",
             f"eventsaga-demo_{forward.service}",
         )
     assert (await doing).status_code == 201
