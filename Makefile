@@ -33,6 +33,14 @@ test: $(READY) ## Run all tests, fast ones first
 	@$(BIN)/python -m pytest tests/core --quiet --cov=eventsaga.core --cov-branch --cov-fail-under=100
 	@$(BIN)/python -m pytest --ignore=tests/core
 
+.PHONY: simulation
+simulation: $(READY) ## Play 10,000 seeds of the whole engine in virtual time; ARGS="--seed 17" replays one
+	@$(BIN)/python -m tests.simulation $(or $(ARGS),--seeds 10000)
+
+.PHONY: mutants
+mutants: $(READY) ## Make mistakes in the engine, and see that each is noticed
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
 .PHONY: check
 check: $(READY) ## Format, lint, types and import contracts; what CI runs before the tests
 	$(BIN)/ruff format --check .

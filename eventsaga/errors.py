@@ -11,7 +11,10 @@ from uuid import UUID
 
 
 class EventSagaError(Exception):
-    """Base of all errors raised by eventsaga."""
+    """Base of all errors raised by eventsaga.
+
+    Catch it where the same is done about all of them, such as at the edge of a service.
+    """
 
 
 # -- raised by users inside a step ----------------------------------------------------
@@ -59,11 +62,19 @@ class InDoubtError(EventSagaError):
 
 
 class DefinitionError(EventSagaError):
-    """A saga is written in a way that cannot work; the message names the node."""
+    """A saga is written in a way that cannot work; the message names the node.
+
+    Raised where a saga or a schedule is built, where an orchestrator is given two that have
+    the same name, and where something is used that was not asked for: a worker, or the
+    transaction of a step. Correct the code.
+    """
 
 
 class IllegalCommandError(EventSagaError):
     """The saga's state does not allow this; nothing was recorded.
+
+    Raised by what is asked of a saga that is there: `signal`, `cancel`, `retry` and the other
+    verbs. Ask for something that is legal, or look again: it may have gone on meanwhile.
 
     Attributes:
         command: What was asked for.
@@ -93,6 +104,10 @@ class IllegalCommandError(EventSagaError):
 class PayloadError(EventSagaError):
     """A value cannot be stored as JSON within the limits; nothing was written.
 
+    Raised for what does not fit its model, too: by `start` for a context, by `signal` for a
+    payload, by the verbs for a result or a reason. Correct the value. What a step returns is
+    checked alike, and fails the step.
+
     Attributes:
         path: Where in the value, such as ``$.items[3].price``.
         reason: What is wrong there.
@@ -109,6 +124,9 @@ class PayloadError(EventSagaError):
 
 class KeyConflictError(EventSagaError):
     """The start key was already used with a different input; no saga was started.
+
+    Raised by `start`; by `start_many` within an `ExceptionGroup`. Use a key that stands for
+    this input only, or look at the saga that has it.
 
     Attributes:
         saga_name: The definition.
@@ -130,7 +148,14 @@ class KeyConflictError(EventSagaError):
 
 
 class SagaNotFoundError(EventSagaError):
-    """There is no saga with this id."""
+    """There is no saga with this id.
+
+    Raised by everything that takes the id of a saga. Check the id, the database and the
+    schema; a saga that was started in a transaction is there when that has committed.
+
+    Attributes:
+        saga_id: The id.
+    """
 
     def __init__(self, saga_id: UUID) -> None:
         super().__init__(saga_id)
@@ -142,6 +167,9 @@ class SagaNotFoundError(EventSagaError):
 
 class UnknownSagaError(EventSagaError):
     """No definition of this name is registered with the orchestrator.
+
+    Raised by `start`, and by what is asked of a saga whose definition is not stored either.
+    Give the saga to the `Orchestrator`.
 
     Attributes:
         saga_name: The name that was asked for.
@@ -159,10 +187,11 @@ class UnknownSagaError(EventSagaError):
 
 
 class TransactionMisusedError(EventSagaError):
-    """A step ended the transaction that it was lent.
+    """A step, or a participant, ended the transaction that it was lent.
 
-    It may flush, use savepoints, and commit its session, which releases a savepoint. The
-    transaction itself is committed together with the step's result.
+    Raised when a transactional step has returned, or a request to a participant is answered;
+    nothing of it is kept. Either may flush, use savepoints, and commit its session, which
+    releases a savepoint. The transaction itself is committed together with the result.
     """
 
 
@@ -170,17 +199,26 @@ class TransactionMisusedError(EventSagaError):
 
 
 class SettingsError(EventSagaError):
-    """A setting has a value that cannot work; the message names it."""
+    """A setting has a value that cannot work; the message names it.
+
+    Raised where settings or failpoints are read. Correct the variable or the argument.
+    """
 
 
 class DatabaseUnavailableError(EventSagaError):
-    """PostgreSQL cannot be reached; the message holds no password."""
+    """PostgreSQL cannot be reached; the message holds no password.
+
+    Raised on opening an orchestrator, and by what looks at sagas or asks something of them;
+    sagas that run wait, and go on. Call again later: with a key, a start is done once, and
+    with an id, a signal is heard once.
+    """
 
 
 class SchemaOutdatedError(EventSagaError):
     """The database has another schema revision than this version of eventsaga needs.
 
-    Run ``eventsaga db upgrade``.
+    Raised on opening an orchestrator. Run ``eventsaga db upgrade``; if the database is ahead,
+    upgrade eventsaga.
 
     Attributes:
         found: Revision in the database; None if the schema was never created.
@@ -200,15 +238,21 @@ class SchemaOutdatedError(EventSagaError):
 class DefinitionChangedError(EventSagaError):
     """A definition was changed under the same version while its sagas are unfinished.
 
-    Give the new one a higher version, and register the old one beside it until its sagas
-    have ended; ``eventsaga check`` says so before a deploy.
+    Raised on opening an orchestrator with a worker. Give the new one a higher version, and
+    register the old one beside it until its sagas have ended; ``eventsaga check`` says so
+    before a deploy.
     """
 
 
 class UnknownEventError(EventSagaError):
     """A stored event has a name or schema version that this code does not know.
 
-    A newer eventsaga wrote it: upgrade this process before it touches the saga.
+    Raised by everything that reads the history. A newer eventsaga wrote it: upgrade this
+    process before it touches the saga.
+
+    Attributes:
+        stored_type: The name.
+        schema_version: The version beside it.
     """
 
     def __init__(self, stored_type: str, schema_version: int) -> None:
@@ -222,6 +266,9 @@ class UnknownEventError(EventSagaError):
 
 class CorruptHistoryError(EventSagaError):
     """A stored history cannot be read back; someone changed it or a backup is torn.
+
+    Raised by everything that reads the history. ``eventsaga verify`` says what else is wrong;
+    restore the events from a backup.
 
     Attributes:
         saga_id: The saga.

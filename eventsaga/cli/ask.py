@@ -5,7 +5,8 @@ refused with what would be legal. If no worker has time, it is left for the next
 """
 
 import getpass
-from collections.abc import Awaitable, Callable, Sequence
+import shlex
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from eventsaga.cli.fail import NO, OK, CommandError, complain
 from eventsaga.cli.output import clean, say, say_json
 
 if TYPE_CHECKING:
-    from eventsaga.client import Orchestrator
+    from eventsaga.client import Explanation, Orchestrator
     from eventsaga.errors import IllegalCommandError
 
 ANSWER_SECONDS: Final = 5.0
@@ -74,8 +75,8 @@ async def ask(
         try:
             is_taken = await question(orchestrator, found, who)
         except IllegalCommandError as error:
-            legal = error.legal or (await orchestrator.explain(found)).legal
-            return refused(found, error, legal, told, as_json=as_json)
+            explanation = await orchestrator.explain(found)
+            return refused(error, explanation, told, as_json=as_json)
     if as_json:
         say_json({**told, "taken": is_taken})
     elif is_taken:
@@ -89,33 +90,37 @@ async def ask(
 
 
 def refused(
-    saga_id: UUID,
     error: "IllegalCommandError",
-    legal: Sequence[str],
+    explanation: "Explanation",
     told: dict[str, Any],
     *,
     as_json: bool,
 ) -> int:
     """Say that a saga has refused, and what it would take instead."""
     if as_json:
-        say_json({**told, "taken": False, "refused": error.reason, "legal": legal})
-    complain(
-        "\n".join([clean(f"cannot {error.command}: {error.reason}"), *choices(saga_id, legal)])
-    )
+        instead = {"legal": explanation.legal, "signals": explanation.signals}
+        say_json({**told, "taken": False, "refused": error.reason, **instead})
+    complain("\n".join([clean(f"cannot {error.command}: {error.reason}"), *choices(explanation)]))
     return NO
 
 
-def choices(saga_id: UUID, legal: Sequence[str]) -> list[str]:
+def choices(explanation: "Explanation") -> list[str]:
     """Return what a saga would take, as commands to be copied."""
-    if not legal:
+    commands = [
+        *(["signal", shlex.quote(name), "'{…}'"] for name in explanation.signals),
+        *(_words(choice) for choice in explanation.legal),
+    ]
+    if not commands:
         return ["Nothing can be asked of it now."]
-    return ["It would take:", *(f"  {_command(saga_id, choice)}" for choice in legal)]
+    saga_id = str(explanation.saga_id)
+    lines = (["eventsaga", verb, saga_id, *rest] for verb, *rest in commands)
+    return ["It would take:", *(f"  {clean(' '.join(words))}" for words in lines)]
 
 
-def _command(saga_id: UUID, choice: str) -> str:
+def _words(choice: str) -> list[str]:
     verb, *rest = choice.split()
-    words = ["--step", *rest] if verb == "retry" and rest else rest
-    return clean(" ".join(["eventsaga", verb, str(saga_id), *words, "--reason '…'"]))
+    option = ["--step"] if verb == "retry" and rest else []
+    return [verb, *option, *rest, "--reason '…'"]
 
 
 def user() -> str:

@@ -1,6 +1,7 @@
 """Is what is stored still true, and how is it put right? `verify` asks, `rebuild` repairs."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
@@ -22,7 +23,7 @@ _MOST_SHOWN: Final = 1000
 SagaIds = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[ID]...",
+        metavar="ID",
         help="Only these sagas; the beginning of an id is enough.",
         show_default=False,
     ),
@@ -38,16 +39,17 @@ async def verify(
 ) -> int:
     """Check that no history was changed and no row is wrong.
 
-    Workers may go on meanwhile. Of every saga: its events have no gaps (1), can follow each
-    other (2) and are linked by their hashes (19); its row is what they say, byte for byte
-    (3); and if it has not ended, somebody will go on with it (16). Exit 1 if not, with the
-    ids of the sagas concerned.
+    Workers may go on meanwhile. Of every saga: its events have no gaps, can follow each other
+    and are linked by their hashes; its row is what they say, byte for byte; its steps were
+    begun and undone once, in order, by one worker at a time; its start key stands for it; and
+    if it has not ended, somebody will go on with it. Exit 1 if not, with the invariant that is
+    broken (docs/reference/invariants.md) and the ids of the sagas concerned.
 
     Example:
       eventsaga verify
       eventsaga verify --json | jq -r '.broken[]'
     """
-    from eventsaga.store.postgres.verify import verify as violations_of
+    from eventsaga.client.verify import verify as violations_of
 
     target.aim(database_url, schema)
     shown: list[dict[str, Any]] = []
@@ -62,14 +64,7 @@ async def verify(
                 count += 1
                 broken[violation.saga_id] = None
                 if count <= _MOST_SHOWN:
-                    shown.append(
-                        {
-                            "saga_id": violation.saga_id,
-                            "seq": violation.seq,
-                            "invariant": violation.invariant,
-                            "message": violation.message,
-                        }
-                    )
+                    shown.append(asdict(violation))
     if as_json:
         say_json(
             {
@@ -88,13 +83,16 @@ async def verify(
 def _tell_violations(
     shown: Iterable[dict[str, Any]], count: int, broken: Iterable[UUID], done: int
 ) -> None:
+    from eventsaga.store.invariants import INVARIANTS
+
     if not count:
         say(f"{_sagas(done)} verified: all is as it was written")
         return
     for violation in shown:
         seq = "" if violation["seq"] is None else f", event {violation['seq']}"
-        message, invariant = clean(violation["message"]), violation["invariant"]
-        say(f"{violation['saga_id']}{seq}: {message} (invariant {invariant})")
+        message, number = clean(violation["message"]), violation["invariant"]
+        name = INVARIANTS[number].name
+        say(f"{violation['saga_id']}{seq}: {message} (invariant {number}, {name})")
     if count > _MOST_SHOWN:
         say(f"… and {count - _MOST_SHOWN:,} more")
     note("\n".join([f"eventsaga: of {_sagas(done)}, these are broken:", *map(str, broken)]))

@@ -37,7 +37,7 @@ async def check(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """Replay what is under way against this code, before it is deployed.
+    """Replay what is under way against code to be deployed.
 
     For each definition in use, it says how many sagas are compatible, how many are pinned to
     a version that newer sagas do not have, and how many would break, and why: exit 1 then.

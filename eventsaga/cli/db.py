@@ -13,12 +13,14 @@ from eventsaga.cli.fail import NO, OK, CommandError
 from eventsaga.cli.output import AsJson, note, say, say_json
 from eventsaga.cli.target import DatabaseUrl, Schema
 
+Revision = Annotated[
+    str, typer.Option("--revision", metavar="REVISION", help="The revision to reach.")
+]
+
 
 def upgrade(
     *,
-    revision: Annotated[
-        str, typer.Option("--revision", metavar="REVISION", help="The revision to reach.")
-    ] = "head",
+    revision: Revision = "head",
     database_url: DatabaseUrl = None,
     schema: Schema = None,
     as_json: AsJson = False,
@@ -49,9 +51,9 @@ def downgrade(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """Take the tables back to an older revision. What is not in it is lost.
+    """Take the tables back to an older revision.
 
-    The revision base drops all tables, with every saga in them.
+    What is not in it is lost. The revision base drops all tables, with every saga in them.
 
     Example:
       eventsaga db downgrade base --yes
@@ -73,7 +75,9 @@ def current(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """Say which revision the tables have; exit 1 if it is not the newest.
+    """Say which revision the tables have.
+
+    Exit 1 if it is not the newest.
 
     Example:
       eventsaga db current --json
@@ -84,15 +88,13 @@ def current(
 
 def sql(
     *,
-    revision: Annotated[
-        str, typer.Option("--revision", metavar="REVISION", help="The revision to reach.")
-    ] = "head",
+    revision: Revision = "head",
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """Print the SQL that creates the tables in an empty database, for a DBA to read.
+    """Print the SQL that creates the tables, for a DBA to read.
 
-    Needs no database.
+    It is for an empty database; none is needed to print it.
 
     Example:
       eventsaga db sql | psql postgresql://owner@localhost/shop

@@ -1,7 +1,7 @@
 """What does a saga look like, and where does one stand? Drawn as Mermaid."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +14,13 @@ from eventsaga.core.graph import SagaDefinition
 
 if TYPE_CHECKING:
     from eventsaga.core.state import State
+    from eventsaga.saga import Saga
 
 
 async def diagram(
     module: Annotated[
         str | None,
-        typer.Argument(metavar="[MODULE:NAME]", help=HELP, show_default=False),
+        typer.Argument(metavar="MODULE:NAME", help=HELP, show_default=False),
     ] = None,
     *,
     name: Annotated[
@@ -50,10 +51,11 @@ async def diagram(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """Draw sagas as Mermaid flowcharts; the same saga is always the same text.
+    """Draw sagas as Mermaid flowcharts.
 
-    A step that is compensated is marked, a pivot is a hexagon, a condition a diamond. With a
-    module no database is needed, unless a saga is to be marked.
+    The same saga is always the same text. A step that is compensated is marked, a pivot is
+    a hexagon, a condition a diamond. With a module no database is needed, unless a saga is
+    to be marked.
 
     Example:
       eventsaga diagram shop.sagas:order_saga > order.mmd
@@ -64,13 +66,13 @@ async def diagram(
     from eventsaga.core.draw import draw
 
     target.aim(database_url, schema)
-    known = [] if module is None else [saga.definition for saga in sagas_of(module)]
+    known: Sequence[Saga[Any]] = () if module is None else sagas_of(module)
     state: State | None = None
     if live is not None:
         definition, state = await _living(live, known)
         chosen: Sequence[SagaDefinition] = [definition]
     elif module is not None:
-        chosen = _chosen(known, name, version)
+        chosen = _chosen([saga.definition for saga in known], name, version)
     elif name is not None:
         chosen = [await _recorded(name, version)]
     else:
@@ -111,25 +113,19 @@ async def _recorded(name: str, version: int | None) -> SagaDefinition:
     return found
 
 
-async def _living(text: str, known: Sequence[SagaDefinition]) -> tuple[SagaDefinition, "State"]:
+async def _living(text: str, known: "Sequence[Saga[Any]]") -> tuple[SagaDefinition, "State"]:
     """Return where a saga stands, and the definition that it was started with."""
-    from eventsaga.core.evolve import replay
-    from eventsaga.core.state import State
-    from eventsaga.store.postgres.shapes import recorded
+    from eventsaga.client.standing import judged
+    from eventsaga.errors import UnknownSagaError
 
     async with target.opened() as orchestrator:
         found = await ids.find(orchestrator.store, text)
-        history = await orchestrator.history(found)
-        state = replay((stored.event for stored in history), State(found))
-        key = (state.saga_name, state.version, state.fingerprint)
-        for saga in known:
-            if (saga.name, saga.version, saga.fingerprint) == key:
-                return saga, state
-        shape = await recorded(orchestrator.store, *key)
-    if shape is None:
-        raise CommandError(
-            f"{found} was started with {key[0]} version {key[1]} (fingerprint {key[2][:8]}), "
-            "which no worker has brought; name the module that has it",
-            code=NO,
-        )
-    return shape, state
+        try:
+            state, definition = await judged(orchestrator.store, known, found)
+        except UnknownSagaError as error:
+            raise CommandError(
+                f"{found} was started with a definition of {error.saga_name} which no worker has "
+                "brought; name the module that has it",
+                code=NO,
+            ) from error
+    return definition, state

@@ -21,7 +21,7 @@ async def explain(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """Say why a saga is where it is, and what may be asked of it now.
+    """Say why a saga is where it is, and what it would take.
 
     Example:
       eventsaga explain 01a205d7
@@ -51,5 +51,5 @@ def _show(explanation: "Explanation") -> None:
         say(f"  {clean(sentence)}")
     if explanation.remedy:
         say(f"What to do: {clean(explanation.remedy)}")
-    for line in choices(explanation.saga_id, explanation.legal):
+    for line in choices(explanation):
         say(line)

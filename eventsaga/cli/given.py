@@ -6,6 +6,9 @@ from typing import Any, Final, cast
 
 from eventsaga.cli.fail import CommandError
 
+FORMS: Final = "a JSON object, @FILE to read it from a file, or - for standard input"
+"""How such an option is given, for its help."""
+
 _EXAMPLE: Final = '{"order_id": "4711"}'
 
 

@@ -22,8 +22,8 @@ async def history(
     saga_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ID]",
-            help="Id of the saga, or as much of its beginning as only one has.",
+            metavar="ID",
+            help=ids.HELP,
             show_default=False,
         ),
     ] = None,
@@ -36,10 +36,11 @@ async def history(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """Print the events of a saga, or of all unfinished ones, as they are stored.
+    """Print events as they are stored.
 
-    With --json one object a line. What --unfinished prints so is what `eventsaga check` reads
-    with --from; the first event of each definition has its shape beside it, as "graph".
+    Those of one saga, or of all unfinished ones. With --json one object a line. What
+    --unfinished prints so is what `eventsaga check` reads with --from; the first event of
+    each definition has its shape beside it, as "graph".
 
     Example:
       eventsaga history 01a205d7 --json | jq -c '[.seq, .type]'

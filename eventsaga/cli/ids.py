@@ -11,12 +11,9 @@ from eventsaga.cli.fail import NO, CommandError
 if TYPE_CHECKING:
     from eventsaga.store.postgres.store import PostgresStore
 
-SagaId = Annotated[
-    str,
-    typer.Argument(
-        metavar="ID", help="Id of the saga, or as much of its beginning as only one has."
-    ),
-]
+HELP: Final = "Id of the saga, or as much of its beginning as only one has."
+
+SagaId = Annotated[str, typer.Argument(metavar="ID", help=HELP)]
 
 _DIGITS: Final = 32
 _BEGINNING: Final = re.compile(r"[0-9a-f]{1,32}")

@@ -1,8 +1,9 @@
 """Which sagas are there? The projection's rows, and those that wait for a worker in vain."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -76,9 +77,9 @@ async def list_sagas(
     if as_json:
         say_json(
             {
-                "sagas": [_as_json(row) for row in rows],
+                "sagas": [asdict(row) for row in rows],
                 "before": more,
-                "stranded": [_stranded_as_json(group) for group in stranded],
+                "stranded": [asdict(group) for group in stranded],
             }
         )
         return OK
@@ -142,33 +143,6 @@ def _matter(row: "SagaRow") -> str:
         step, message = row.error.get("step_name"), str(row.error.get("message", ""))
         parts.append(f"{step}: {message}" if step else message)
     return " · ".join(part for part in parts if part)
-
-
-def _as_json(row: "SagaRow") -> dict[str, Any]:
-    names = (
-        "saga_id",
-        "name",
-        "version",
-        "fingerprint",
-        "status",
-        "current_steps",
-        "context",
-        "error",
-        "correlation_id",
-        "last_seq",
-        "created_at",
-        "updated_at",
-        "owner",
-        "wake_at",
-        "parent_id",
-        "parent_step",
-    )
-    return {name: getattr(row, name) for name in names}
-
-
-def _stranded_as_json(group: "Stranded") -> dict[str, Any]:
-    names = ("name", "version", "fingerprint", "sagas", "since")
-    return {name: getattr(group, name) for name in names}
 
 
 def _sentence(group: "Stranded") -> str:

@@ -69,7 +69,7 @@ async def show_saga(
         found = await ids.find(orchestrator.store, saga_id)
         history = await orchestrator.history(found)
         row = await orchestrator.store.get(found)
-        children = await orchestrator.store.children(found)
+        children = await orchestrator.children(found)
     state = replay((stored.event for stored in history), State(found))
     lines = timeline(history)
     if as_json:
@@ -102,7 +102,7 @@ def _header(state: "State", row: "SagaRow | None") -> "Table":
     in_doubt = [name for name, step in state.steps.items() if step.is_in_doubt]
     facts = {
         "started": instant(state.created_at),
-        "ended" if state.status.is_settled else "last event": _last(state),
+        _last_label(state): _last(state),
         "version": "" if state.version == 1 else str(state.version),
         "deadline": "" if state.deadline_at is None else instant(state.deadline_at),
         "key": state.key or "",
@@ -137,6 +137,12 @@ def _show_children(children: "Sequence[SagaRow]") -> None:
     show(table)
 
 
+def _last_label(state: "State") -> str:
+    if state.status == "PARKED":
+        return "parked"
+    return "ended" if state.status.is_terminal else "last event"
+
+
 def _last(state: "State") -> str:
     took = duration(state.updated_at - state.created_at)
     return f"{instant(state.updated_at)}, after {took} and {state.seq} events"
@@ -155,18 +161,40 @@ def _next(state: "State") -> str:
 
 
 def _now(state: "State", row: "SagaRow | None") -> str:
-    """Return who goes on with the saga, and when."""
+    """Return who goes on with the saga, and when, or what it waits for."""
     if row is None:
         return "nobody: it has no row; `eventsaga rebuild` makes one"
     steps = some(state.open_steps)
     at_work = f" on {steps}" if steps else ""
+    signals = _signals(state)
+    if signals:
+        return signals
     if row.owner is not None:
         return f"worker {row.owner}{at_work}"
     if row.wake_at is None:
         return "nobody, and it is never due; `eventsaga rebuild` repairs that"
-    if row.wake_at > datetime.now(UTC):
-        return f"waiting until {instant(row.wake_at)}{at_work}"
-    return f"waiting for a worker since {instant(row.wake_at)}{at_work}"
+    return f"waiting {_due(row.wake_at)}{at_work}"
+
+
+def _due(wake_at: datetime) -> str:
+    if wake_at.year == _FOR_EVER:
+        return "for somebody (or something)"
+    if wake_at > datetime.now(UTC):
+        return f"until {instant(wake_at)}"
+    return f"for a worker since {instant(wake_at)}"
+
+
+def _signals(state: "State") -> str:
+    """Return which signals the saga waits for, and how long; empty if it does more than that."""
+    from eventsaga.client.explain import awaited_signals
+
+    waiting = awaited_signals(state)
+    steps = [step for names in waiting.values() for step in names]
+    if len(steps) < len(state.open_steps):
+        return ""
+    until = [at for step in steps if (at := state.steps[step].retry_at) is not None]
+    limit = f", until {instant(min(until))}" if until else ""
+    return f"waiting for signal {some(waiting)} on {some(steps)}{limit}" if steps else ""
 
 
 # -- what happened ------------------------------------------------------------------------
@@ -193,6 +221,8 @@ _OUTCOME_STYLES: Final = {
 }
 
 
+# What waits for somebody is due in that year.
+_FOR_EVER: Final = 9999
 # A line with a step of 20 characters and a short message takes so much.
 _ROOM_FOR_DETAIL: Final = 120
 _ROOM_FOR_CLOCK: Final = 80
@@ -271,8 +301,12 @@ def _as_json(
         if state.parent_id is None
         else {"saga_id": state.parent_id, "step": state.parent_step},
         "children": [
-            {"saga_id": child.saga_id, "step": child.parent_step}
-            | {"name": child.name, "status": child.status}
+            {
+                "saga_id": child.saga_id,
+                "step": child.parent_step,
+                "name": child.name,
+                "status": child.status,
+            }
             for child in children
         ],
         "deadline_at": state.deadline_at,

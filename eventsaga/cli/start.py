@@ -6,7 +6,7 @@ import typer
 
 from eventsaga.cli import target
 from eventsaga.cli.fail import NO, OK
-from eventsaga.cli.given import json_object
+from eventsaga.cli.given import FORMS, json_object
 from eventsaga.cli.module import ModuleOption, load_idle
 from eventsaga.cli.output import AsJson, note, say, say_json
 from eventsaga.cli.target import DatabaseUrl, Schema
@@ -25,7 +25,7 @@ async def start(
             "--context",
             "-c",
             metavar="JSON",
-            help="The input: a JSON object, @FILE to read it from a file, or - for stdin.",
+            help=f"The input: {FORMS}.",
             show_default=False,
         ),
     ],

@@ -8,7 +8,7 @@ import typer
 from eventsaga.cli import ids, target
 from eventsaga.cli.ask import Actor, refused, user
 from eventsaga.cli.fail import OK
-from eventsaga.cli.given import json_object
+from eventsaga.cli.given import FORMS, json_object
 from eventsaga.cli.ids import SagaId
 from eventsaga.cli.output import AsJson, say, say_json
 from eventsaga.cli.target import DatabaseUrl, Schema
@@ -19,9 +19,7 @@ async def signal(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the signal.")],
     payload: Annotated[
         str,
-        typer.Argument(
-            metavar="[PAYLOAD]", help="A JSON object, @FILE to read it from a file, or - for stdin."
-        ),
+        typer.Argument(metavar="PAYLOAD", help=f"What is said: {FORMS}."),
     ] = "{}",
     *,
     signal_id: Annotated[
@@ -58,8 +56,8 @@ async def signal(
         try:
             await orchestrator.signal(found, name, given, id=_known(signal_id), actor=who)
         except IllegalCommandError as error:
-            legal = (await orchestrator.explain(found)).legal
-            return refused(found, error, legal, told, as_json=as_json)
+            explanation = await orchestrator.explain(found)
+            return refused(error, explanation, told, as_json=as_json)
     if as_json:
         say_json({**told, "taken": True})
     else:

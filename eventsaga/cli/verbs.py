@@ -6,7 +6,8 @@ import typer
 
 from eventsaga.cli import target
 from eventsaga.cli.ask import ANSWER_SECONDS, Actor, Patience, Reason, StepArgument, ask
-from eventsaga.cli.given import json_object
+from eventsaga.cli.fail import CommandError
+from eventsaga.cli.given import FORMS, json_object
 from eventsaga.cli.ids import SagaId
 from eventsaga.cli.output import AsJson
 from eventsaga.cli.target import DatabaseUrl, Schema
@@ -62,7 +63,9 @@ async def retry(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """Let a parked saga try again what gave up, with a new budget of attempts.
+    """Let a parked saga try again what gave up.
+
+    It gets a new budget of attempts, and sends the same keys.
 
     Example:
       eventsaga retry 01a205d7 --reason 'the warehouse is open again'
@@ -92,9 +95,10 @@ async def skip(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """Let a parked saga go on without a step, or leave the step uncompensated.
+    """Let a parked saga go on without a step.
 
-    A saga with a compensation that was skipped ends as FAILED, and lists the step.
+    A compensation that gave up is skipped too: the step stays as it is. A saga with a
+    compensation that was skipped ends as FAILED, and lists the step.
 
     Example:
       eventsaga skip 01a205d7 send_mail --reason 'told by phone'
@@ -117,9 +121,7 @@ async def resolve(
     step: StepArgument,
     resolution: Annotated[
         Resolution,
-        typer.Argument(
-            metavar="succeeded|failed|compensated", help="What became of it, as you found out."
-        ),
+        typer.Argument(metavar="OUTCOME", help="What became of it, as you found out."),
     ],
     *,
     result: Annotated[
@@ -127,7 +129,7 @@ async def resolve(
         typer.Option(
             "--result",
             metavar="JSON",
-            help="What the step would have returned: JSON, @FILE, or - for standard input.",
+            help=f"What the step would have returned: {FORMS}.",
             show_default=False,
         ),
     ] = None,
@@ -140,7 +142,7 @@ async def resolve(
 ) -> int:
     """Tell a parked saga what became of a step that gave up.
 
-    It succeeded, it did not happen (failed), or it was undone by hand (compensated).
+    OUTCOME is succeeded, failed (it did not happen) or compensated (it was undone by hand).
 
     Example:
       eventsaga resolve 01a205d7 charge failed --reason 'no such payment, the bank says'
@@ -148,6 +150,10 @@ async def resolve(
     """
     target.aim(database_url, schema)
     given = None if result is None else json_object(result, "--result")
+    if given is not None and resolution is not Resolution.SUCCEEDED:
+        raise CommandError(
+            f"--result goes with succeeded; a step that is {resolution} returned none"
+        )
     return await ask(
         "resolve",
         saga_id,
@@ -170,7 +176,9 @@ async def abandon(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> int:
-    """End a parked saga as FAILED; what stays uncompensated is listed in its history.
+    """End a parked saga as FAILED.
+
+    What stays uncompensated is listed in its history.
 
     Example:
       eventsaga abandon 01a205d7 --reason 'refunded by hand'

@@ -7,7 +7,6 @@ release all sagas. A second one means now, and is as safe as a crash.
 import asyncio
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 # An idle thread of a pool needs a moment to see that it is not wanted any more.
 _GOOD_BYE_SECONDS: Final = 0.5
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -80,29 +78,15 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _work(orchestrator: "Orchestrator", *, as_json: bool) -> None:
-    stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    _on_signals(stop)
-    async with orchestrator:
-        _announce(orchestrator, "ready", as_json=as_json)
-        name = signal.Signals(await stop).name
-        _log().info("draining", because=name, limit=orchestrator.settings.drain_timeout)
-        await orchestrator.drain()
-    _announce(orchestrator, "stopped", as_json=as_json)
+    from eventsaga.client.stop import stop_signal
 
-
-def _on_signals(stop: "asyncio.Future[int]") -> None:
-    """Resolve *stop* with the first signal; exit at the second."""
-    loop = asyncio.get_running_loop()
-
-    def first(number: int) -> None:
-        for each in _SIGNALS:
-            loop.remove_signal_handler(each)
-            # Not by the loop, which may be what hangs.
-            signal.signal(each, _exit_now)
-        stop.set_result(number)
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, first, number)
+    with stop_signal(second=_exit_now) as told:
+        async with orchestrator:
+            _announce(orchestrator, "ready", as_json=as_json)
+            because = (await told).name
+            _log().info("draining", because=because, limit=orchestrator.settings.drain_timeout)
+            await orchestrator.drain()
+        _announce(orchestrator, "stopped", as_json=as_json)
 
 
 def _exit_now(number: int, _frame: FrameType | None) -> NoReturn:

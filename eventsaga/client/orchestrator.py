@@ -1,35 +1,25 @@
 """Who starts sagas, waits for them, looks at them, and runs a worker beside?"""
 
 import asyncio
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Self, cast
 from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventsaga import failpoints
-from eventsaga.client.explain import Explanation, explain
 from eventsaga.client.handle import SagaHandle
-from eventsaga.client.request import Requests
+from eventsaga.client.operator import Operator
+from eventsaga.client.registered import distinct, newest
+from eventsaga.client.standing import history_of, state_of
+from eventsaga.client.stop import stop_signal
 from eventsaga.client.view import SagaState, view
 from eventsaga.contexts import checked_input
-from eventsaga.core.commands import ReceiveSignal
-from eventsaga.core.decide import decide
-from eventsaga.core.events import Resolution
-from eventsaga.core.evolve import replay
-from eventsaga.core.state import State, Status
-from eventsaga.core.verbs import Legal, Verb
-from eventsaga.errors import (
-    DefinitionError,
-    SagaNotFoundError,
-    UnknownSagaError,
-)
-from eventsaga.identity import new_id
+from eventsaga.core.state import Status
+from eventsaga.errors import DefinitionError, SagaNotFoundError, UnknownSagaError
 from eventsaga.observe.log import logger
 from eventsaga.runtime.clock import DatabaseClock
-from eventsaga.runtime.mail import checked_payload, signal_id
 from eventsaga.runtime.prepare import prepare
 from eventsaga.runtime.schedule import Scheduler
 from eventsaga.runtime.waiting import Waiting
@@ -38,7 +28,6 @@ from eventsaga.saga import Saga, with_children
 from eventsaga.schedule import Schedule
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
-    DefinitionKey,
     Refused,
     SagaRow,
     Start,
@@ -47,16 +36,14 @@ from eventsaga.store.ports import (
     StoredEvent,
 )
 from eventsaga.store.postgres.store import PostgresStore
-from eventsaga.wire.payload import to_json_object
 
-_ANSWER_SECONDS: Final = 5.0
 _REALIGN_SECONDS: Final = 60.0
 _BREATHE_EVERY: Final = 50
 
 _log = logger("client")
 
 
-class Orchestrator:
+class Orchestrator(Operator):
     """Starts sagas in a PostgreSQL database and, unless told not to, runs them.
 
     Use it with ``async with``; on leaving, the worker is drained.
@@ -89,20 +76,19 @@ class Orchestrator:
     ) -> None:
         self.settings = Settings.from_environment() if settings is None else settings
         # A store of another kind passes the same suite of tests.
-        self.store = (
+        store = (
             PostgresStore(database, self.settings)
             if isinstance(database, str | AsyncEngine)
             else cast("PostgresStore", database)
         )
         family = with_children(sagas)
-        self._sagas = {definition_key(saga): saga for saga in family}
-        self._newest = _newest(family)
-        self._schedules = _distinct(schedules, self._sagas)
+        super().__init__(store, {definition_key(saga): saga for saga in family})
+        self._newest = newest(family)
+        self._schedules = distinct(schedules, self._sagas)
         self._with_worker = worker and bool(sagas)
         self._clock = DatabaseClock() if clock is None else clock
         self._aligned_at = float("-inf")
         self._waiting = Waiting(self.store, self.settings.poll.total_seconds() / 2)
-        self._requests = Requests(self.store, self._sagas)
         self._worker: Worker | None = None
         self._scheduler: Scheduler | None = None
 
@@ -277,8 +263,7 @@ class Orchestrator:
         Raises:
             SagaNotFoundError: If there is no such saga.
         """
-        history = await self.history(saga_id)
-        return view(replay((stored.event for stored in history), State(saga_id)), self._sagas)
+        return view(await state_of(self.store, saga_id), self._sagas)
 
     async def list(
         self,
@@ -308,10 +293,20 @@ class Orchestrator:
         Raises:
             SagaNotFoundError: If there is no such saga.
         """
-        history = await self.store.history(saga_id)
-        if not history:
+        return await history_of(self.store, saga_id)
+
+    async def children(self, saga_id: UUID) -> Sequence[SagaRow]:
+        """Return the sagas that a saga has started as its steps, oldest first.
+
+        They are as the projection has them; none for a saga without children.
+
+        Raises:
+            SagaNotFoundError: If there is no such saga.
+        """
+        children = await self.store.children(saga_id)
+        if not children and await self.store.get(saga_id) is None:
             raise SagaNotFoundError(saga_id)
-        return history
+        return children
 
     async def wait(
         self,
@@ -321,211 +316,27 @@ class Orchestrator:
     ) -> SagaState[Any]:
         """Wait until a saga has ended or is parked, and return where it stands.
 
+        Args:
+            saga_id: The saga.
+            timeout: Wait at most so many seconds; None for as long as it takes.
+
         Raises:
-            TimeoutError: If it takes longer than *timeout* seconds; the saga goes on.
+            TimeoutError: If it takes longer; the saga goes on.
             SagaNotFoundError: If there is no such saga.
         """
         if self._worker is None or not self._worker.runs(saga_id):
             state = await self.get(saga_id)
             if state.status.is_settled:
                 return state
+        limit = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout):
+            async with limit:
                 settled = await self._waiting.wait(saga_id)
         except TimeoutError:
+            if not limit.expired():
+                raise  # another clock than ours
             raise TimeoutError(f"saga {saga_id} is not finished after {timeout:g} s") from None
         return await self.get(saga_id) if settled is None else view(settled, self._sagas)
-
-    # -- commanding ------------------------------------------------------------------------
-
-    async def signal(
-        self,
-        saga_id: UUID,
-        name: str,
-        payload: BaseModel | Mapping[str, Any] | None = None,
-        *,
-        id: UUID | str | None = None,  # noqa: A002 - the word of the field
-        actor: str = "client",
-        connection: object = None,
-    ) -> None:
-        """Tell a saga what it waits for, or will wait for; kept until then.
-
-        On return the signal is durable. One that its saga refuses later, because it ended
-        meanwhile, is lost with a line in the worker's log.
-
-        Args:
-            saga_id: The saga.
-            name: Name of the signal.
-            payload: A mapping or a model; checked against the signal's model, here if the
-                saga is registered here, and again by the worker that takes it.
-            id: The same id is taken once; a text is hashed. None for a new one.
-            actor: Who speaks; recorded.
-            connection: The caller's own, as in `start`: said if his transaction commits.
-
-        Raises:
-            SagaNotFoundError: If there is no such saga.
-            IllegalCommandError: If it has ended, or never waits for such a signal.
-            PayloadError: If the payload does not fit.
-        """
-        plain = to_json_object({} if payload is None else payload, what="payload")
-        state, definition = await self._requests.judged(saga_id)
-        bound = self._sagas.get((state.saga_name, state.version, state.fingerprint))
-        if bound is not None:
-            plain = dict(checked_payload(bound, name, plain))
-        message_id = new_id() if id is None else signal_id(saga_id, name, id)
-        decide(
-            definition,
-            state,
-            ReceiveSignal(
-                at=state.updated_at, signal=name, id=message_id, payload=plain, actor=actor
-            ),
-        )
-        await self._requests.post(
-            saga_id,
-            "signal",
-            {"name": name, "payload": plain},
-            actor,
-            message_id=message_id,
-            connection=connection,
-        )
-        self._poke()
-
-    async def cancel(
-        self,
-        saga_id: UUID,
-        reason: str,
-        *,
-        actor: str = "client",
-        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
-    ) -> bool:
-        """Ask a saga to stop and go back; what has happened is compensated.
-
-        On return the request is durable, and was taken if a worker had time for it.
-
-        Args:
-            saga_id: The saga.
-            reason: Recorded with the request.
-            actor: Who asks; recorded too.
-            timeout: Wait so many seconds for the saga to take it; 0 for not at all.
-
-        Returns:
-            Whether it was taken; if not, it is as soon as a worker comes to it.
-
-        Raises:
-            SagaNotFoundError: If there is no such saga.
-            IllegalCommandError: If it has ended, or there is no way back: it has passed
-                its pivot.
-            PayloadError: If *reason* or *actor* cannot be stored.
-        """
-        return await self._ask(saga_id, Legal(Verb.CANCEL), {"reason": reason}, actor, timeout)
-
-    async def retry(
-        self,
-        saga_id: UUID,
-        *,
-        reason: str,
-        actor: str,
-        step: str | None = None,
-        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
-    ) -> bool:
-        """Let a parked saga try again what gave up: *step*, or all if it is None.
-
-        See `cancel` for what is returned and raised.
-        """
-        data = {"reason": reason, "step": step}
-        return await self._ask(saga_id, Legal(Verb.RETRY, step), data, actor, timeout)
-
-    async def skip(
-        self,
-        saga_id: UUID,
-        step: str,
-        *,
-        reason: str,
-        actor: str,
-        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
-    ) -> bool:
-        """Let a parked saga go on without a step, or leave it uncompensated.
-
-        A saga with a compensation that was skipped ends as ``FAILED``. See `cancel` for what
-        is returned and raised.
-        """
-        data = {"reason": reason, "step": step}
-        return await self._ask(saga_id, Legal(Verb.SKIP, step), data, actor, timeout)
-
-    async def resolve(
-        self,
-        saga_id: UUID,
-        step: str,
-        resolution: Resolution | Literal["succeeded", "failed", "compensated"],
-        *,
-        reason: str,
-        actor: str,
-        result: BaseModel | Mapping[str, Any] | None = None,
-        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
-    ) -> bool:
-        """Tell a parked saga what became of a step.
-
-        Args:
-            saga_id: The saga.
-            step: A step that gave up.
-            resolution: That it ``succeeded``, did not happen (``failed``), or was undone by
-                hand (``compensated``).
-            reason: How that was found out; recorded.
-            actor: By whom; recorded too.
-            result: What the step would have returned; of a signal, its payload.
-            timeout: See `cancel`, also for what is returned and raised.
-        """
-        plain = None if result is None else to_json_object(result, what="result")
-        data = {"reason": reason, "step": step, "resolution": resolution, "result": plain}
-        legal = Legal(Verb.RESOLVE, step, Resolution(resolution))
-        return await self._ask(saga_id, legal, data, actor, timeout)
-
-    async def abandon(
-        self,
-        saga_id: UUID,
-        *,
-        reason: str,
-        actor: str,
-        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
-    ) -> bool:
-        """End a parked saga as ``FAILED``; what stays uncompensated is listed in its history.
-
-        See `cancel` for what is returned and raised.
-        """
-        return await self._ask(saga_id, Legal(Verb.ABANDON), {"reason": reason}, actor, timeout)
-
-    async def undo(
-        self,
-        saga_id: UUID,
-        *,
-        reason: str,
-        actor: str,
-        timeout: float = _ANSWER_SECONDS,  # noqa: ASYNC109
-    ) -> bool:
-        """Compensate a saga that has completed. See `cancel` for what is returned and raised."""
-        return await self._ask(saga_id, Legal(Verb.UNDO), {"reason": reason}, actor, timeout)
-
-    async def explain(self, saga_id: UUID) -> Explanation:
-        """Return why a saga is where it is, and what may be asked of it.
-
-        Raises:
-            SagaNotFoundError: If there is no such saga.
-        """
-        state, definition = await self._requests.judged(saga_id)
-        return explain(definition, state)
-
-    async def _ask(
-        self,
-        saga_id: UUID,
-        legal: Legal,
-        data: Mapping[str, Any],
-        actor: str,
-        timeout: float,  # noqa: ASYNC109
-    ) -> bool:
-        await self._requests.require(saga_id, legal)
-        message = await self._requests.post(saga_id, legal.verb.value, data, actor)
-        self._poke()
-        return await self._requests.answered(message, timeout)
 
     # -- running ---------------------------------------------------------------------------
 
@@ -539,16 +350,9 @@ class Orchestrator:
             raise DefinitionError(
                 "there is nothing to run: pass sagas to Orchestrator(), and not worker=False"
             )
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        try:
-            await stop.wait()
-        finally:
-            # A second signal finds the default handler: as good as a crash, and as safe.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+        # A second signal finds the default handler: as good as a crash, and as safe.
+        with stop_signal() as told:
+            await told
         await self.drain()
 
     async def drain(self) -> None:
@@ -583,33 +387,6 @@ class Orchestrator:
             answered = await self.store.now()
             self._aligned_at = self._clock.monotonic()
             self._clock.align(answered, sent=now, received=self._aligned_at)
-
-
-def _newest(sagas: Sequence[Saga[Any]]) -> dict[str, Saga[Any]]:
-    newest: dict[str, Saga[Any]] = {}
-    seen: set[tuple[str, int]] = set()
-    for saga in sorted(sagas, key=lambda saga: saga.definition.version):
-        identity = (saga.name, saga.definition.version)
-        if identity in seen:
-            raise DefinitionError(f"saga {saga.name!r} version {identity[1]} is registered twice")
-        seen.add(identity)
-        newest[saga.name] = saga
-    return newest
-
-
-def _distinct(
-    schedules: Sequence[Schedule], sagas: Mapping[DefinitionKey, Saga[Any]]
-) -> tuple[Schedule, ...]:
-    names: set[str] = set()
-    for schedule in schedules:
-        if schedule.name in names:
-            raise DefinitionError(f"schedule {schedule.name!r} is registered twice")
-        if definition_key(schedule.saga) not in sagas:
-            raise DefinitionError(
-                f"schedule {schedule.name!r}: {schedule.saga!r} is not registered"
-            )
-        names.add(schedule.name)
-    return tuple(schedules)
 
 
 async def _breathe(number: int) -> None:

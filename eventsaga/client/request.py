@@ -1,24 +1,20 @@
 """How is something asked of a saga? A row in its inbox, and the answer of whoever takes it.
 
-What is plainly illegal is refused here already, by the same rules: the saga's history is
-read, and its definition is the registered one, or the shape that was stored with it.
+What is plainly illegal is refused here already, by the same rules.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from eventsaga.core.evolve import replay
-from eventsaga.core.graph import SagaDefinition
-from eventsaga.core.shape import nodes_from
-from eventsaga.core.state import State
+from eventsaga.client.standing import judged
 from eventsaga.core.verbs import Legal, require
-from eventsaga.errors import IllegalCommandError, SagaNotFoundError, UnknownSagaError
+from eventsaga.errors import IllegalCommandError, SagaNotFoundError
 from eventsaga.identity import new_id
 from eventsaga.runtime.prepare import printable
 from eventsaga.saga import Saga
-from eventsaga.store.ports import DefinitionKey, Message, Reply
+from eventsaga.store.ports import Message, Reply
 from eventsaga.store.postgres.store import PostgresStore
 from eventsaga.wire.payload import to_json_object
 
@@ -35,30 +31,9 @@ class Requests:
         sagas: What is registered here.
     """
 
-    def __init__(self, store: PostgresStore, sagas: Mapping[DefinitionKey, Saga[Any]]) -> None:
+    def __init__(self, store: PostgresStore, sagas: Collection[Saga[Any]]) -> None:
         self._store = store
         self._sagas = sagas
-
-    async def judged(self, saga_id: UUID) -> tuple[State, SagaDefinition]:
-        """Return where a saga stands, and its definition.
-
-        Raises:
-            SagaNotFoundError: If there is no such saga.
-            UnknownSagaError: If its definition is neither registered nor stored.
-        """
-        history = await self._store.history(saga_id)
-        if not history:
-            raise SagaNotFoundError(saga_id)
-        state = replay((stored.event for stored in history), State(saga_id))
-        key = (state.saga_name, state.version, state.fingerprint)
-        saga = self._sagas.get(key)
-        if saga is not None:
-            return state, saga.definition
-        shape = await self._store.graph(key)
-        if shape is None:
-            raise UnknownSagaError(state.saga_name, tuple(name for name, _, _ in self._sagas))
-        nodes = nodes_from(shape)
-        return state, SagaDefinition(name=state.saga_name, version=state.version, nodes=nodes)
 
     async def require(self, saga_id: UUID, legal: Legal) -> None:
         """Refuse what the saga would refuse now.
@@ -67,7 +42,7 @@ class Requests:
             SagaNotFoundError: If there is no such saga.
             IllegalCommandError: With the requests that would be legal.
         """
-        state, definition = await self.judged(saga_id)
+        state, definition = await judged(self._store, self._sagas, saga_id)
         require(definition, state, *legal)
 
     async def post(

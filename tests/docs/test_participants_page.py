@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from eventsaga.participant import IdempotencyMiddleware, Turn
-from eventsaga.participant.middleware import NEVER_STORED
+from eventsaga.participant.outbox import NEVER_STORED
 
 _PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "participants.md"
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -74,6 +74,10 @@ def order_of(trip: Trip) -> dict[str, str]:
     return {"order_id": trip.order_id}
 
 
+def same_trip(trip: Trip) -> Trip:
+    return trip
+
+
 def letters_of(trip: Trip) -> range:
     return range(trip.letters)
 
@@ -120,4 +124,6 @@ every = Saga(
     ],
 )
 
-sagas = [approved, parent, parked, letters, every]
+holding = Saga("holding", context=Trip, steps=[ChildSaga("hold", approved, same_trip)])
+
+sagas = [approved, parent, parked, letters, every, holding]

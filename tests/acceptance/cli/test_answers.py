@@ -1,6 +1,7 @@
 """What does each command answer, to people and to programs?"""
 
 import asyncio
+import inspect
 import json
 import subprocess
 from datetime import datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from eventsaga.cli import app
 from tests.acceptance.cli.conftest import Stock
 from tests.acceptance.cli.console import SCRIPT, Console, query
 from tests.conftest import execute
@@ -48,6 +50,13 @@ def test_every_command_explains_itself_with_an_example(command: tuple[str, ...])
     assert example.splitlines()[0].startswith(("  eventsaga", "    eventsaga", "    export"))
     if command not in {(), ("db",)}:
         assert "--json" in done.stdout
+
+
+def test_what_a_command_does_fits_beside_its_name() -> None:
+    """The lists of commands cut what is longer."""
+    commands = {**app._COMMANDS, **app._DB_COMMANDS}
+    firsts = {name: inspect.getdoc(command) or "" for name, command in commands.items()}
+    assert {name: doc for name, doc in firsts.items() if len(doc.splitlines()[0]) >= 60} == {}
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -175,7 +184,9 @@ def test_show_tells_the_story_of_a_compensated_saga(stocked: Stock) -> None:
 
 def test_show_names_what_a_person_has_to_do_about_a_parked_saga(stocked: Stock) -> None:
     answer = stocked.console.answer("show", stocked.parked)
-    assert "PARKED" in answer.splitlines()[0]
+    title, started, parked = answer.splitlines()[:3]
+    assert title.split()[-1] == "PARKED"
+    assert (started.split()[0], parked.split()[0]) == ("started", "parked")
     assert "compensation gave up on reserve: the warehouse is closed" in answer
     assert "undo by hand what the step left behind, and resolve it" in answer
 

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.acceptance.cli.console import Console
+from tests.acceptance.cli.console import Console, query
 from tests.acceptance.cli.test_verbs import finished, start
 
 
@@ -27,6 +27,7 @@ def test_of_an_orchestrator_all_sagas_are_drawn_or_one(console: Console) -> None
     assert [each["name"] for each in drawn] == [
         "approved",
         "every",
+        "holding",
         "letters",
         "parent",
         "parked",
@@ -60,6 +61,17 @@ def test_a_living_saga_is_coloured_with_and_without_its_module(console: Console)
     drawn = console.answer("diagram", "language:sagas", "--live", completed)
     assert re.search(r"class n_book,n_deliver,n_end succeeded$", drawn, re.MULTILINE)
     assert 'n_start(["parent v1<br/>COMPLETED"])' in drawn
+
+
+def test_a_living_saga_of_which_nobody_knows_the_definition_is_not_drawn(console: Console) -> None:
+    saga_id = start(console, "approved")
+    query(str(console.url), "DELETE FROM eventsaga.definitions RETURNING name")
+
+    done = console.call("diagram", "--live", saga_id)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a definition of approved which no worker has brought; name the module" in done.stderr
+    assert "class" in console.answer("diagram", "language:sagas", "--live", saga_id)
 
 
 def test_nothing_to_draw_is_a_wrong_call(console: Console) -> None:

@@ -67,6 +67,30 @@ def test_explain_says_why_it_waits_and_what_may_be_done(running: Console, broken
     assert {"retry", "retry pay", "skip pay", "abandon"} <= set(explained["legal"])
 
 
+def test_explain_and_show_name_the_signal_that_a_saga_waits_for(running: Console) -> None:
+    saga_id = start(running, "approved")
+    waits = "waiting for signal approval on approval"
+    assert any(waits in running.answer("show", saga_id) for _ in range(100))
+
+    told = running.answer("explain", saga_id)
+
+    command = f"  eventsaga signal {saga_id} approval '{{…}}'\n"
+    assert "approval waits for signal 'approval'" in told
+    assert command in told
+    assert running.json("explain", saga_id)["signals"] == ["approval"]
+    assert command in running.call("undo", saga_id, *BY_ANN).stderr
+    running.answer("signal", saga_id, "approval", '{"by": "ann"}')
+    assert finished(running, saga_id) == "COMPLETED"
+    assert running.json("explain", saga_id)["signals"] == []
+
+
+def test_show_says_that_only_somebody_else_can_go_on(running: Console) -> None:
+    saga_id = start(running, "holding")
+
+    told = "waiting for somebody (or something) on hold"
+    assert any(told in running.answer("show", saga_id) for _ in range(200))
+
+
 def test_retry_lets_it_try_again(running: Console, broken: Path) -> None:
     saga_id = parked(running, broken)
     broken.unlink()
@@ -233,6 +257,14 @@ def test_the_actor_is_the_user_of_the_shell(console: Console) -> None:
         (
             ("resolve", "ff", "pay", "failed", "--reason", "r", "--result", "[]"),
             "--result must hold a JSON object",
+        ),
+        (
+            ("resolve", "ff", "pay", "succeeded", "--reason", "r", "--result", "{'a': 1}"),
+            "--result is not JSON",
+        ),
+        (
+            ("resolve", "ff", "pay", "failed", "--reason", "r", "--result", "{}"),
+            "--result goes with succeeded",
         ),
     ],
 )

@@ -94,7 +94,7 @@ async def test_a_limit_that_was_made_faster_is_as_fast_as_it_says(store: Postgre
     """Nor does a clock that was set back shut it for the time that it was set back by."""
     worker = await new_worker(store)
     assert (await ask(store, worker, interval=24 * HOUR)).permits == 1
-    faster = {"interval": SECOND / 100, "burst": 10}
+    faster: dict[str, Any] = {"interval": SECOND / 100, "burst": 10}
 
     refused = await ask(store, worker, **faster)
     assert refused.retry_at is not None
