@@ -206,7 +206,7 @@ async def test_a_signal_that_makes_no_sense_is_refused_where_it_is_said(database
     async with orchestrating(database, shop.saga) as orchestrator:
         handle = await orchestrator.start("order", Order())
         with pytest.raises(IllegalCommandError, match="approval"):
-            await orchestrator.signal(handle.id, "aproval", YES)
+            await orchestrator.signal(handle.id, "approved", YES)
         with pytest.raises(PayloadError, match=r"payload\.note"):
             await orchestrator.signal(handle.id, "approval", {"amount": 1})
         with pytest.raises(SagaNotFoundError):
