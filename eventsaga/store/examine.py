@@ -4,10 +4,12 @@ What is broken is a finding, not an error: rows may have been edited by anybody 
 password. `verify` reports what is found here, `rebuild` trusts only histories that pass.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -107,11 +109,13 @@ class History:
 
     Attributes:
         violations: What is wrong with the events themselves.
+        events: The events, up to the first that cannot be read.
         projection: The row that they stand for; None if they cannot be folded.
         last_hash: Hash of the last event; that of nothing if there is none.
     """
 
     violations: tuple[Violation, ...]
+    events: tuple[SagaEvent, ...]
     projection: Projection | None
     last_hash: bytes
 
@@ -127,25 +131,31 @@ def examine(
         events: All its events by number, from the same snapshot as *row*.
     """
     history = read_history(saga_id, events)
-    found = [*history.violations, *_of_the_row(saga_id, row, events, history)]
-    return _shortened(saga_id, found)
+    found = [*history.violations, *examine_row(saga_id, row, events, history)]
+    return shortened(saga_id, found)
 
 
 def read_history(saga_id: UUID, events: Sequence[EventRecord]) -> History:
     """Return what *events*, all of a saga's, say and what is wrong with them."""
-    violations = [*_gaps(saga_id, events), *_breaks(saga_id, events)]
+    violations = list(_breaks(saga_id, events))
+    if [event.seq for event in events] != list(range(1, len(events) + 1)):
+        violations[:0] = _gaps(saga_id, events)
     decoded, unreadable = _decoded(saga_id, events)
-    refused = first_violation(decoded)
+    refused = _refused(decoded)
     projection: Projection | None = None
     if refused is not None:
         index, reason = refused
         violations.append(Violation(saga_id, events[index - 1].seq, GRAMMAR, reason))
     elif unreadable is None and decoded:
-        projection = project(saga_id, decoded)
+        try:
+            projection = project(saga_id, decoded)
+        except Exception as error:  # noqa: BLE001 - whatever was put there must not end the run
+            message = f"the history cannot be folded: {error!r}"
+            violations.append(Violation(saga_id, None, GRAMMAR, message))
     if unreadable is not None:
         violations.append(unreadable)
     last_hash = events[-1].hash if events else GENESIS
-    return History(tuple(violations), projection, last_hash)
+    return History(tuple(violations), tuple(decoded), projection, last_hash)
 
 
 # -- the events ---------------------------------------------------------------------------
@@ -187,6 +197,26 @@ def _links(previous: bytes, event: EventRecord) -> bool:
     return link(previous, saga_id, seq, name, at, salt, data.encode()) == found
 
 
+def _refused(events: Sequence[SagaEvent]) -> tuple[int, str] | None:
+    """Return the first event that cannot stand where it stands, also if it is beyond judging."""
+    try:
+        return first_violation(events)
+    except Exception as error:  # noqa: BLE001 - whatever was put there must not end the run
+        reason = f"{error!r}"
+    is_beyond = partial(_is_beyond, events)
+    first = bisect_left(range(len(events)), 1, key=is_beyond)
+    return first + 1, f"it cannot be judged: {reason}"
+
+
+def _is_beyond(events: Sequence[SagaEvent], last: int) -> int:
+    """Return 1 if the events up to number *last*, counting from 0, cannot be judged, else 0."""
+    try:
+        first_violation(events[: last + 1])
+    except Exception:  # noqa: BLE001 - that it is raised is the answer
+        return 1
+    return 0
+
+
 def _decoded(
     saga_id: UUID, events: Sequence[EventRecord]
 ) -> tuple[list[SagaEvent], Violation | None]:
@@ -215,9 +245,10 @@ def _decode(record: EventRecord) -> SagaEvent:
 # -- the row ------------------------------------------------------------------------------
 
 
-def _of_the_row(
+def examine_row(
     saga_id: UUID, row: SagaRecord | None, events: Sequence[EventRecord], history: History
 ) -> Iterator[Violation]:
+    """Yield what is wrong with a saga's row; *history* is what `read_history` said of *events*."""
     if row is None:
         message = "it has events, but no row" if events else "there is no such saga"
         yield Violation(saga_id, None, GAPLESS, message)
@@ -291,7 +322,8 @@ def _brief(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
-def _shortened(saga_id: UUID, found: Sequence[Violation]) -> list[Violation]:
+def shortened(saga_id: UUID, found: Sequence[Violation]) -> list[Violation]:
+    """Return the first violations of each kind, and how many more there are."""
     counts = Counter[int]()
     kept: list[Violation] = []
     for violation in found:
