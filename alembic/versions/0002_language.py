@@ -25,6 +25,11 @@ _UPGRADE = (
     # An answer stays for an hour; whoever looks for what is open must not read them all.
     "CREATE INDEX inbox_open ON eventsaga.inbox (saga_id) WHERE answered_at IS NULL",
     ("CREATE INDEX inbox_answered ON eventsaga.inbox (answered_at) WHERE answered_at IS NOT NULL"),
+    "ALTER TABLE eventsaga.workers ADD COLUMN process text",
+    (
+        "COMMENT ON COLUMN eventsaga.workers.process"
+        " IS 'tells the process from all others; null where that is not known'"
+    ),
     "ALTER TABLE eventsaga.sagas ADD COLUMN parent_id uuid, ADD COLUMN parent_step text",
     "COMMENT ON COLUMN eventsaga.sagas.parent_id IS 'the saga of which this is a step'",
     "CREATE INDEX sagas_children ON eventsaga.sagas (parent_id) WHERE parent_id IS NOT NULL",

@@ -97,6 +97,7 @@ class Worker:
             tuple(sagas),
             lost=self._lease_lost,
             safe=self._lease_safe,
+            freed=self.poke,
         )
         self.tools = Tools(
             clock=self._clock,

@@ -338,9 +338,21 @@ class Store(Protocol):
         ...
 
     async def register_worker(
-        self, worker_id: UUID, lease_time: timedelta, definitions: Sequence[DefinitionKey]
+        self,
+        worker_id: UUID,
+        lease_time: timedelta,
+        definitions: Sequence[DefinitionKey],
+        process: str | None = None,
     ) -> datetime:
         """Grant the first lease and return the database's clock."""
+        ...
+
+    async def neighbours(self, machine: str) -> list[tuple[UUID, str]]:
+        """Return the living workers of *machine*, each with its process."""
+        ...
+
+    async def end_leases(self, worker_ids: Sequence[UUID]) -> None:
+        """End the leases of workers whose processes have ended."""
         ...
 
     async def renew(self, worker_id: UUID, lease_time: timedelta) -> Renewal:

@@ -64,8 +64,11 @@ class Crash(StrEnum):
 class _Worker:
     """A row of ``workers``."""
 
-    def __init__(self, lease_until: datetime, definitions: Sequence[DefinitionKey]) -> None:
+    def __init__(
+        self, lease_until: datetime, definitions: Sequence[DefinitionKey], process: str | None
+    ) -> None:
         self.lease_until = lease_until
+        self.process = process
         self.definitions = tuple(definitions)
 
 
@@ -236,11 +239,29 @@ class MemoryStore:
     # -- leases ----------------------------------------------------------------------------
 
     async def register_worker(
-        self, worker_id: UUID, lease_time: timedelta, definitions: Sequence[DefinitionKey]
+        self,
+        worker_id: UUID,
+        lease_time: timedelta,
+        definitions: Sequence[DefinitionKey],
+        process: str | None = None,
     ) -> datetime:
         """Grant the first lease and return the store's clock."""
-        self._workers[worker_id] = _Worker(self._now() + lease_time, definitions)
+        self._workers[worker_id] = _Worker(self._now() + lease_time, definitions, process)
         return self._now()
+
+    async def neighbours(self, machine: str) -> list[tuple[UUID, str]]:
+        """Return the living workers of *machine*, each with its process."""
+        return [
+            (worker_id, worker.process)
+            for worker_id, worker in self._workers.items()
+            if (worker.process or "").startswith(f"{machine}/") and self._lives(worker_id)
+            if worker.process is not None
+        ]
+
+    async def end_leases(self, worker_ids: Sequence[UUID]) -> None:
+        """End the leases of workers whose processes have ended."""
+        for worker_id in worker_ids:
+            self.expire_leases(worker_id)
 
     async def renew(self, worker_id: UUID, lease_time: timedelta) -> Renewal:
         """Extend the lease if it has not ended."""

@@ -213,6 +213,7 @@ def _seeded(seed: int) -> Generator[None]:
     with (
         mock.patch.object(os, "urandom", lots.randbytes),
         mock.patch("eventsaga.identity.time.time_ns", side_effect=ticks),
+        mock.patch("eventsaga.runtime.lease.this_process", return_value=None),
     ):
         yield
     random.setstate(before)

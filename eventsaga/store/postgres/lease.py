@@ -3,16 +3,16 @@
 import os
 import socket
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
 
 from eventsaga.store.ports import DefinitionKey, Renewal
 from eventsaga.store.postgres.connect import Connection
 
 REGISTER: Final = """
-INSERT INTO eventsaga.workers (worker_id, host, pid, definitions, lease_until)
-VALUES ($1::uuid, $2::text, $3::int, $4::text[], clock_timestamp() + $5::interval)
+INSERT INTO eventsaga.workers (worker_id, host, pid, definitions, lease_until, process)
+VALUES ($1::uuid, $2::text, $3::int, $4::text[], clock_timestamp() + $5::interval, $6::text)
 ON CONFLICT (worker_id) DO UPDATE SET lease_until = excluded.lease_until
 RETURNING clock_timestamp() AS now
 """
@@ -52,6 +52,16 @@ WITH freed AS (
 SELECT count(*) FROM freed
 """
 
+NEIGHBOURS: Final = """
+SELECT w.worker_id, w.process
+  FROM eventsaga.workers w
+ WHERE starts_with(w.process, $1::text || '/') AND w.lease_until > clock_timestamp()
+"""
+
+END: Final = """
+UPDATE eventsaga.workers SET lease_until = clock_timestamp()
+ WHERE worker_id = ANY($1::uuid[]) AND lease_until > clock_timestamp()
+"""
 
 # Who wrote an event can be looked up for a month.
 SWEEP: Final = """
@@ -61,19 +71,15 @@ DELETE FROM eventsaga.workers w
 """
 
 
-async def register(
-    connection: Connection,
-    statement: str,
+def registration(
     worker_id: UUID,
     lease: timedelta,
     definitions: Sequence[DefinitionKey],
-) -> datetime:
-    """Grant *worker_id* its first lease and return the database's clock."""
+    process: str | None,
+) -> tuple[Any, ...]:
+    """Return what `REGISTER` takes; it answers with the database's clock."""
     brought = [":".join(map(str, definition)) for definition in definitions]
-    now: datetime = await connection.fetchval(
-        statement, worker_id, socket.gethostname(), os.getpid(), brought, lease
-    )
-    return now
+    return worker_id, socket.gethostname(), os.getpid(), brought, lease, process
 
 
 async def renew(

@@ -118,6 +118,8 @@ class _Statements:
     register_worker: str = lease.REGISTER
     renew: str = lease.RENEW
     release: str = lease.RELEASE
+    neighbours: str = lease.NEIGHBOURS
+    end_leases: str = lease.END
     record_definitions: str = define.RECORD
     post: str = mail.POST
     read_mail: str = mail.READ
@@ -242,13 +244,17 @@ class PostgresStore:
 
     @_asked_again
     async def register_worker(
-        self, worker_id: UUID, lease_time: timedelta, definitions: Sequence[DefinitionKey]
+        self,
+        worker_id: UUID,
+        lease_time: timedelta,
+        definitions: Sequence[DefinitionKey],
+        process: str | None = None,
     ) -> datetime:
         """Grant the first lease and return the database's clock."""
         async with self.connection() as connection:
-            return await lease.register(
-                connection, self._sql.register_worker, worker_id, lease_time, definitions
-            )
+            brought = lease.registration(worker_id, lease_time, definitions, process)
+            now: datetime = await connection.fetchval(self._sql.register_worker, *brought)
+            return now
 
     @_asked_again
     async def renew(self, worker_id: UUID, lease_time: timedelta) -> Renewal:
@@ -261,6 +267,19 @@ class PostgresStore:
         """End the lease, give up all sagas of the worker, and return their number."""
         async with self.connection() as connection:
             return await lease.release(connection, self._sql.release, worker_id)
+
+    @_asked_again
+    async def neighbours(self, machine: str) -> list[tuple[UUID, str]]:
+        """Return the living workers of *machine*, each with its process."""
+        async with self.connection(heart=True) as connection:
+            rows = await connection.fetch(self._sql.neighbours, machine)
+        return [(row["worker_id"], row["process"]) for row in rows]
+
+    @_asked_again
+    async def end_leases(self, worker_ids: Sequence[UUID]) -> None:
+        """End the leases of workers whose processes have ended."""
+        async with self.connection(heart=True) as connection:
+            await connection.execute(self._sql.end_leases, list(worker_ids))
 
     @_asked_again
     async def register_definitions(self, graphs: Mapping[DefinitionKey, Mapping[str, Any]]) -> None:

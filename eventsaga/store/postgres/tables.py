@@ -121,6 +121,9 @@ workers: Final = Table(
     Column("started_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
     Column("heartbeat_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
     Column("lease_until", _INSTANT, nullable=False),
+    Column(
+        "process", Text, comment="tells the process from all others; null where that is not known"
+    ),
     PrimaryKeyConstraint("worker_id", name="workers_pkey"),
     comment="one row per boot of a worker; its lease covers all sagas that it owns",
 )

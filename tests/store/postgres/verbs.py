@@ -81,6 +81,21 @@ VERBS: Final = (
         after="SELECT count(*) = 2 FROM eventsaga.workers",
     ),
     Verb(
+        name="neighbours",
+        text="starts_with",
+        table="workers",
+        call=lambda store, _: store.neighbours("elsewhere"),
+        answers=lambda neighbours: neighbours == [],
+    ),
+    Verb(
+        name="end_leases",
+        text="worker_id = ANY",
+        table="workers",
+        call=lambda store, world: store.end_leases([world.worker]),
+        answers=lambda nothing: nothing is None,
+        after="SELECT lease_until <= clock_timestamp() FROM eventsaga.workers",
+    ),
+    Verb(
         name="renew",
         text="renewed AS",
         table="workers",
