@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from eventsaga import Orchestrator, SagaHandle, Status
-from eventsaga.store.postgres.verify import verify
+from eventsaga.client.verify import verify
 from tests.acceptance.crash.crew import Crew, crew
 from tests.acceptance.crash.participant import kill
 from tests.acceptance.crash.transactional import MOMENTS, STEPS, TABLE, Order, transactional_saga

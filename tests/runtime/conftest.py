@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from eventsaga.client.verify import verify
 from eventsaga.settings import Settings
 from eventsaga.store.postgres.store import PostgresStore
-from eventsaga.store.postgres.verify import verify
 
 
 @pytest.fixture

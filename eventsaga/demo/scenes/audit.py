@@ -1,10 +1,10 @@
 """Scene 5: the auditor comes, and brings psql."""
 
+from eventsaga.client.verify import verify
 from eventsaga.demo.auditing import QUESTIONS
 from eventsaga.demo.checks import Check
 from eventsaga.demo.report import Scene
 from eventsaga.demo.stage import Stage
-from eventsaga.store.postgres.verify import verify
 
 
 async def answer_the_auditor(stage: Stage, scene: Scene) -> None:

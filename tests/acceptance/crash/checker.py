@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from eventsaga import Orchestrator
+from eventsaga.client.verify import verify
 from eventsaga.core.events import (
     SagaRecovered,
     StepCompensated,
@@ -12,7 +13,6 @@ from eventsaga.core.events import (
     StepSucceeded,
 )
 from eventsaga.store.ports import SagaRow, StoredEvent
-from eventsaga.store.postgres.verify import verify
 from tests.acceptance.crash.participant import Participant
 from tests.acceptance.crash.program import LAST, STEPS
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from eventsaga.client.verify import verify
 from eventsaga.core.commands import RecordSuccess
 from eventsaga.core.events import Operation
 from eventsaga.core.state import Status
@@ -15,7 +16,6 @@ from eventsaga.settings import Settings
 from eventsaga.store.ports import Committed, Fenced
 from eventsaga.store.postgres.claim import CLAIM, LOCK_NAMES, claim
 from eventsaga.store.postgres.store import PostgresStore
-from eventsaga.store.postgres.verify import verify
 from eventsaga.wire.payload import WARN_BYTES
 from tests.store.barriers import locked, transaction, until_blocked
 from tests.store.builders import (

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from eventsaga.client import Orchestrator
+from eventsaga.client.verify import verify
 from eventsaga.core.state import Status
 from eventsaga.saga import Saga, Step
 from eventsaga.store.ports import Committed, Fenced
@@ -16,7 +17,6 @@ from eventsaga.store.postgres import rebuild as rebuilding
 from eventsaga.store.postgres.rebuild import Repair, rebuild
 from eventsaga.store.postgres.scan import read_events
 from eventsaga.store.postgres.store import PostgresStore
-from eventsaga.store.postgres.verify import verify
 from tests.store.barriers import PATIENCE, locked, until, until_blocked
 from tests.store.builders import (
     ORDERS,
