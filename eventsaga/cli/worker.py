@@ -83,8 +83,7 @@ async def _work(orchestrator: "Orchestrator", *, as_json: bool) -> None:
     with stop_signal(second=_exit_now) as told:
         async with orchestrator:
             _announce(orchestrator, "ready", as_json=as_json)
-            because = (await told).name
-            _log().info("draining", because=because, limit=orchestrator.settings.drain_timeout)
+            _log().info("told_to_stop", because=(await told).name)
             await orchestrator.drain()
         _announce(orchestrator, "stopped", as_json=as_json)
 

@@ -68,7 +68,7 @@ async def _opened(postgres: EmbeddedPostgres, console: Console) -> AsyncGenerato
         lease, heartbeat = (LEASE_ENVIRONMENT[f"EVENTSAGA_{n}"] for n in ("LEASE", "HEARTBEAT"))
         console.print(
             f"The worker's lease is {lease} s and its heartbeat {heartbeat} s, not 10 s and 2 s as "
-            "by default, so that a takeover is not waited for as long."
+            "by default, for machines where nobody can see that a process is gone but by its lease."
         )
         unfinished = await stage.db.fetchval(_UNFINISHED)
         if unfinished:

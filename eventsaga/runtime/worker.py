@@ -164,6 +164,7 @@ class Worker:
         if self.draining:
             return
         self.draining = True
+        _log.info("draining", worker_id=str(self.worker_id), limit=self.settings.drain_timeout)
         self._poke.set()
         watcher = self._tasks.pop()
         watcher.cancel()

@@ -230,6 +230,10 @@ async def test_a_worker_that_is_told_to_stop_hands_over_at_once(
     async with asyncio.timeout(30):
         await arrived.wait()
     leaver.terminate()
+    # Answered before it has heard the signal, it would rightly go on to the next step.
+    async with asyncio.timeout(30):
+        while "draining" not in workers.logs():  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(0.01)
     answer.set()
     code = await leaver.wait()
     state = await handle.state()

@@ -145,8 +145,9 @@ async def _tell_of_the_takeover(
         scene.measure(
             "takeover",
             max(waits),
-            f"All taken over {max(waits):.2f} s after the kill (lease {lease} s from the last "
-            f"heartbeat on, poll {poll} s; by default 10 s and 1 s).",
+            f"All taken over {max(waits):.2f} s after the kill, with the new worker's start: on "
+            "the same machine it sees that the old one is gone. A worker elsewhere waits for the "
+            f"lease and a poll (here {lease} s and {poll} s; by default 10 s and 1 s).",
         )
     interrupted = {
         key: saga_id for saga_id, history in histories.items() for key in interrupted_keys(history)

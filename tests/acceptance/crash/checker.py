@@ -14,13 +14,13 @@ from eventsaga.core.events import (
 )
 from eventsaga.store.ports import SagaRow, StoredEvent
 from tests.acceptance.crash.participant import Participant
-from tests.acceptance.crash.program import LAST, STEPS
+from tests.acceptance.crash.program import LAST, STEPS, crash_saga
 
 
 async def violations(orchestrator: Orchestrator, participant: Participant) -> list[str]:
     """Return what must not be: in the tables, in the ledger, and between the two."""
     found = [str(violation) async for violation in verify(orchestrator.store)]
-    for row in await orchestrator.list(limit=10_000):
+    for row in await orchestrator.list(name=crash_saga.name, limit=10_000):
         history = await orchestrator.history(row.saga_id)
         found += _of_one_saga(row, history, participant)
     return found

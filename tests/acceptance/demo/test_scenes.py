@@ -106,9 +106,11 @@ async def test_fifty_orders_survive_the_worker(played: Json, db: "asyncpg.Connec
         assert len({order_id for order_id, _ in counted}) == 50
 
 
-async def test_the_takeover_took_a_lease_and_no_longer_than_it_had_to(played: Json) -> None:
+async def test_the_takeover_waited_for_no_lease(played: Json) -> None:
+    """A worker of the same machine sees that the killed process is gone."""
     measured = scene(played, 4)["measured"]
-    assert 1.0 < measured["takeover"] < 20.0, "the lease of 3 s had begun before the kill"
+    # The lease of 3 s is renewed every second, and a machine may be slow to start a process.
+    assert 0 < measured["takeover"] < 20.0
     assert measured["interrupted"] >= measured["applied_unseen"] > 0
 
 
