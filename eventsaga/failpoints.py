@@ -51,7 +51,7 @@ PLACES: Final = frozenset(
         *("before_load_owned", "after_load_owned", "before_recovery", "after_recovery"),
         # Requests, permits, slots.
         *("before_read_mail", "after_read_mail", "before_post", "after_post"),
-        *("before_refuse_mail", "after_refuse_mail", "before_discard_mail", "after_discard_mail"),
+        *("before_dismiss_mail", "after_dismiss_mail"),
         *("before_acquire", "after_acquire", "before_release_permits", "after_release_permits"),
         *("before_start_slot", "after_start_slot", "before_skip_slots", "after_skip_slots"),
     }

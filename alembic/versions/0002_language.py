@@ -83,6 +83,7 @@ _DOWNGRADE = (
     ),
     "DROP INDEX eventsaga.sagas_unfinished",
     "DROP INDEX eventsaga.sagas_children",
+    "ALTER TABLE eventsaga.workers DROP COLUMN process",
     "ALTER TABLE eventsaga.sagas DROP COLUMN parent_id, DROP COLUMN parent_step",
     # What was answered is over; to the version before, every row is a request.
     "DELETE FROM eventsaga.inbox WHERE answered_at IS NOT NULL",

@@ -1,6 +1,7 @@
 """What does a person, or another program, ask of a saga that is there? And does it take it?"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel
 
 from eventsaga.client.explain import Explanation, explain
 from eventsaga.client.request import Requests
-from eventsaga.client.standing import judged
+from eventsaga.client.standing import bound_to_parent, judged
 from eventsaga.core.commands import ReceiveSignal
 from eventsaga.core.decide import decide
 from eventsaga.core.events import Resolution
@@ -202,7 +203,10 @@ class Operator:
         actor: str,
         timeout: float = ANSWER_SECONDS,  # noqa: ASYNC109
     ) -> bool:
-        """Compensate a saga that has completed. See `cancel` for what is returned and raised."""
+        """Compensate a saga that has completed. See `cancel` for what is returned and raised.
+
+        A child is undone with its parent, and by itself only if the parent was abandoned.
+        """
         return await self._ask(saga_id, Legal(Verb.UNDO), {"reason": reason}, actor, timeout)
 
     async def explain(self, saga_id: UUID) -> Explanation:
@@ -213,7 +217,11 @@ class Operator:
             UnknownSagaError: If its definition is neither registered nor stored.
         """
         state, definition = await judged(self.store, self._sagas.values(), saga_id)
-        return explain(definition, state)
+        explained = explain(definition, state)
+        if Verb.UNDO.value in explained.legal and await bound_to_parent(self.store, state):
+            legal = tuple(verb for verb in explained.legal if verb != Verb.UNDO.value)
+            return replace(explained, legal=legal)
+        return explained
 
     async def _ask(
         self,

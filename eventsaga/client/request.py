@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from eventsaga.client.standing import judged
-from eventsaga.core.verbs import Legal, require
+from eventsaga.client.standing import bound_to_parent, judged
+from eventsaga.core.verbs import Legal, Verb, require
 from eventsaga.errors import IllegalCommandError, SagaNotFoundError
 from eventsaga.identity import new_id
 from eventsaga.runtime.prepare import printable
@@ -44,6 +44,10 @@ class Requests:
         """
         state, definition = await judged(self._store, self._sagas, saga_id)
         require(definition, state, *legal)
+        if legal.verb is Verb.UNDO:
+            bound = await bound_to_parent(self._store, state)
+            if bound is not None:
+                raise IllegalCommandError(str(legal), bound)
 
     async def post(
         self,

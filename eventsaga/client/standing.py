@@ -10,7 +10,7 @@ from uuid import UUID
 from eventsaga.core.evolve import replay
 from eventsaga.core.graph import SagaDefinition
 from eventsaga.core.shape import nodes_from
-from eventsaga.core.state import State
+from eventsaga.core.state import State, Status
 from eventsaga.errors import SagaNotFoundError, UnknownSagaError
 from eventsaga.runtime.worker import definition_key
 from eventsaga.saga import Saga
@@ -38,6 +38,26 @@ async def state_of(store: PostgresStore, saga_id: UUID) -> State:
     """
     history = await history_of(store, saga_id)
     return replay((stored.event for stored in history), State(saga_id))
+
+
+async def bound_to_parent(store: PostgresStore, state: State) -> str | None:
+    """Return why a child may not be undone by itself; None if it may.
+
+    Its parent's history says that it has completed. Only a parent that was given up leaves
+    its children to whoever cleans up after it.
+    """
+    if state.parent_id is None:
+        return None
+    try:
+        parent = await state_of(store, state.parent_id)
+    except SagaNotFoundError:
+        return None
+    if parent.status is Status.FAILED:
+        return None
+    return (
+        f"it is a child of saga {parent.saga_id}, which is {parent.status}: undo that one, and "
+        "this one goes back with it"
+    )
 
 
 async def judged(

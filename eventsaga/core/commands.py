@@ -57,7 +57,8 @@ class RecordFailure:
         retry_after: Wait this long instead of the policy's backoff.
         jitter: Random number in [0, 1) for the backoff.
         effect_happened: The function returned, but its result was refused.
-        interrupted: Nothing is to blame but the database: the budget is not spent.
+        interrupted: The step is not to blame, and the budget is not spent: the database ended
+            the attempt, or it never began.
         hold: Record it and start nothing: the worker is about to stop.
     """
 

@@ -148,8 +148,8 @@ class StepFailed:
         effect_happened: True if, against the rule, the effect did happen: the function
             returned, and its result was refused. Such a step is compensated. False if the
             other side was asked and says that no attempt had its effect.
-        interrupted: The process ended, and its transaction with it: this attempt does not
-            spend the budget.
+        interrupted: The process ended, and its transaction with it; or the attempt stood in a
+            queue and never began. It does not spend the budget.
         then: What follows, if not another attempt or the way back.
     """
 
@@ -411,8 +411,8 @@ class StepCompensationFailed:
         error_type: Name of the exception class.
         message: What the compensation reported.
         retry_at: The next attempt is due then; None if none is left.
-        interrupted: The process ended, and its transaction with it: this attempt does not
-            spend the budget.
+        interrupted: The process ended, and its transaction with it; or the attempt stood in a
+            queue and never began. It does not spend the budget.
     """
 
     at: datetime

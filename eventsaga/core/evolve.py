@@ -284,7 +284,8 @@ def _skip(state: State, event: StepSkipped) -> None:
     if step.phase is Phase.COMPENSATION_FAILED:
         step.phase = Phase.UNCOMPENSATED
     else:
-        step.phase, step.doubted = Phase.SKIPPED, False
+        # What may have happened is compensated all the same if the saga goes back.
+        step.phase = Phase.SKIPPED
         _count_skipped(state, event.step)
     step.waits_for = step.retry_at = None
     _put(state, event.step, step)

@@ -293,3 +293,8 @@ def signal_patch(leaf: SignalDefinition, payload: JsonObject) -> JsonObject | No
     if leaf.into is not None:
         return {leaf.into: payload}
     return {name: payload[name] for name in leaf.fields if name in payload} or None
+
+
+def child_patch(leaf: ChildDefinition, context: JsonObject) -> JsonObject | None:
+    """Return what a child that ended with *context* changes in its parent's."""
+    return None if leaf.into is None else {leaf.into: context}

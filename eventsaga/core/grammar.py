@@ -413,6 +413,7 @@ class _Automaton:
             _refuse(f"step {event.step!r} never had an effect")
         first = step.phase in {
             _Phase.SUCCEEDED,
+            _Phase.SKIPPED,
             _Phase.CLOSED,
             _Phase.WAITING,
             _Phase.VERIFICATION_WAITING,

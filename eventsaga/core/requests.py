@@ -41,7 +41,7 @@ from eventsaga.core.events import (
     StepSkipped,
     UndoRequested,
 )
-from eventsaga.core.forward import signal_patch
+from eventsaga.core.forward import child_patch, signal_patch
 from eventsaga.core.ready import owed_hook
 from eventsaga.core.state import Phase, Status, StepState
 from eventsaga.core.verbs import Verb, require, retriable
@@ -111,6 +111,8 @@ def _on_resolve(draft: Draft, command: ResolveStep) -> None:
     result: JsonObject | None = command.result
     if isinstance(leaf, SignalDefinition) and result is not None:
         result = signal_patch(leaf, result)
+    elif isinstance(leaf, ChildDefinition) and result is not None:
+        result = child_patch(leaf, result)
     succeeded = command.resolution is Resolution.SUCCEEDED
     conflict = conflict_of(definition, state, command.step, result) if succeeded else None
     if conflict is not None:
@@ -242,14 +244,10 @@ def _end_child(draft: Draft, command: RecordChildEnded, attempt: int) -> None:
             )
         )
         return
-    patch = _child_patch(draft, command.step, command.context)
-    draft.emit(success_of(draft, command.at, command.step, attempt, patch))
-
-
-def _child_patch(draft: Draft, step: StepName, context: JsonObject) -> JsonObject | None:
-    leaf = draft.definition.steps[step]
+    leaf = draft.definition.steps[command.step]
     assert isinstance(leaf, ChildDefinition), "only children end"
-    return None if leaf.into is None else {leaf.into: context}
+    patch = child_patch(leaf, command.context)
+    draft.emit(success_of(draft, command.at, command.step, attempt, patch))
 
 
 def _end_undo(draft: Draft, command: RecordChildEnded, attempt: int) -> None:

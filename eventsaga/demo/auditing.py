@@ -53,7 +53,7 @@ SELECT status, count(*) AS sagas, sum(total) AS ordered, sum(charged) AS charged
 # What settles a doubt: it turned out to have happened, or not, or a person knew. A later
 # attempt that failed by itself does not. docs/operating.md asks by the same condition.
 DOUBT_IS_SETTLED: Final = """
-(later.type IN ('StepSucceeded', 'StepCompensated', 'StepSkipped', 'StepResolved')
+(later.type IN ('StepSucceeded', 'StepCompensated', 'StepResolved')
  OR (later.type = 'StepFailed' AND later.data->>'effect_happened' = 'false'))
 """
 

@@ -8,13 +8,11 @@ function that changes it in place changes nothing but its own copy. (The steps o
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from inspect import isawaitable
 from typing import Any, Final
 
 import httpx
@@ -34,6 +32,7 @@ from eventsaga.runtime.clock import Clock
 from eventsaga.runtime.context import Results, StepContext
 from eventsaga.runtime.outcome import Verdict, describe, judge
 from eventsaga.runtime.patch import ResultRefusedError, collected, patch_of
+from eventsaga.runtime.threads import Thread, Threads
 from eventsaga.saga import BoundFunction, Retry, Saga
 from eventsaga.store.ports import Transaction
 
@@ -49,7 +48,16 @@ class Tools:
 
     clock: Clock
     transport: httpx.AsyncBaseTransport
-    threads: ThreadPoolExecutor
+    threads: Threads
+
+    @asynccontextmanager
+    async def thread_for(self, function: BoundFunction) -> AsyncGenerator[Thread | None]:
+        """Wait for a thread if *function* is a plain one; None if it needs none."""
+        if function.is_async:
+            yield None
+            return
+        async with self.threads.free() as thread:
+            yield thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ class Attempt:
         before: The context that the attempt is given.
         effect: Which attempt of which function.
         transaction: Where a transactional step writes; None for any other.
+        thread: Where a plain function runs; None for a coroutine function.
     """
 
     saga: Saga[Any]
@@ -71,6 +80,7 @@ class Attempt:
     before: Mapping[str, Any]
     effect: RunStep
     transaction: Transaction | None = None
+    thread: Thread | None = None
 
 
 async def run_attempt(  # noqa: PLR0911 - a line for each end
@@ -86,7 +96,7 @@ async def run_attempt(  # noqa: PLR0911 - a line for each end
         asyncio.CancelledError: If the worker gives the attempt up.
     """
     effect, transaction = attempt.effect, attempt.transaction
-    function, retry = _function(attempt)
+    function, retry = function_of(attempt.saga, effect)
     try:
         result = await _call(attempt, tools, function)
         if effect.operation is Operation.VERIFY and (result is None or result is False):
@@ -119,7 +129,18 @@ async def run_attempt(  # noqa: PLR0911 - a line for each end
 
 def interrupted(effect: RunStep, tools: Tools, error: Exception) -> RecordFailure:
     """Return how a transactional attempt ended that the database, and nobody else, ended."""
-    ended = _ended(effect, tools, error, Verdict(retry_after=_DATABASE_PAUSE), retryable=True)
+    return _not_spent(effect, tools, error, _DATABASE_PAUSE)
+
+
+def withdrawn(effect: RunStep, tools: Tools, reason: str) -> RecordFailure:
+    """Return how an attempt ended that never began: it stood in a queue."""
+    return _not_spent(effect, tools, InterruptedError(reason), timedelta(0))
+
+
+def _not_spent(
+    effect: RunStep, tools: Tools, error: Exception, retry_after: timedelta
+) -> RecordFailure:
+    ended = _ended(effect, tools, error, Verdict(retry_after=retry_after), retryable=True)
     assert isinstance(ended, RecordFailure), "nothing is in doubt"
     return replace(ended, interrupted=True)
 
@@ -130,9 +151,10 @@ def failed_commit(effect: RunStep, tools: Tools, error: Exception, retry: Retry)
     return _ended(effect, tools, error, verdict, retryable=_retryable(retry, error, verdict))
 
 
-def _function(attempt: Attempt) -> tuple[BoundFunction, Retry]:
-    bound = attempt.saga.bound.steps[group_of(attempt.effect.step) or attempt.effect.step]
-    match attempt.effect.operation:
+def function_of(saga: Saga[Any], effect: RunStep) -> tuple[BoundFunction, Retry]:
+    """Return what *effect* calls, and how often it may."""
+    bound = saga.bound.steps[group_of(effect.step) or effect.step]
+    match effect.operation:
         case Operation.EXECUTE:
             return bound.execute, bound.retry
         case Operation.COMPENSATE:
@@ -157,24 +179,27 @@ async def _call(attempt: Attempt, tools: Tools, function: BoundFunction) -> obje
     if function.takes_step:
         arguments = (context, _step_context(attempt, tools, allowed))
     if not failpoints.armed:
-        return await _called(tools, function, arguments, allowed)
+        return await _called(function, arguments, allowed, attempt.thread)
     text = f"{attempt.effect.operation}/{attempt.effect.step}"
     await failpoints.reach("before_effect", text=text)
-    result = await _called(tools, function, arguments, allowed)
+    result = await _called(function, arguments, allowed, attempt.thread)
     await failpoints.reach("after_effect", text=text)
     return result
 
 
 async def _called(
-    tools: Tools, function: BoundFunction, arguments: tuple[Any, ...], allowed: timedelta
+    function: BoundFunction,
+    arguments: tuple[Any, ...],
+    allowed: timedelta,
+    thread: Thread | None,
 ) -> object:
     seconds = allowed.total_seconds()
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            if function.is_async:
+            if thread is None:
                 return await function.function(*arguments)
-            return await _in_thread(tools.threads, partial(function.function, *arguments))
+            return await thread.run(partial(function.function, *arguments))
     except TimeoutError as error:
         if limit.expired():
             message = f"no result after {seconds:g} s; it may yet take effect"
@@ -212,13 +237,6 @@ def _step_context(attempt: Attempt, tools: Tools, timeout: timedelta) -> StepCon
         transaction=transaction,
         transport=tools.transport,
     )
-
-
-async def _in_thread(threads: ThreadPoolExecutor, call: Callable[[], Any]) -> object:
-    loop = asyncio.get_running_loop()
-    result = await loop.run_in_executor(threads, copy_context().run, call)
-    # A lambda or a partial around a coroutine function is plain, but returns an awaitable.
-    return await result if isawaitable(result) else result
 
 
 def _retryable(retry: Retry, error: Exception, verdict: Verdict) -> bool:
@@ -299,7 +317,8 @@ async def run_hook(saga: Saga[Any], state: State, effect: RunHook, tools: Tools)
             arguments = (context, _hook_context(state, effect, tools))
         if failpoints.armed:
             await failpoints.reach("before_hook", text=effect.hook)
-        await _called(tools, function, arguments, _HOOK_TIMEOUT)
+        async with tools.thread_for(function) as thread:
+            await _called(function, arguments, _HOOK_TIMEOUT, thread)
         if failpoints.armed:
             await failpoints.reach("after_hook", text=effect.hook)
     except Exception as error:  # noqa: BLE001 - whatever a hook raises is its outcome

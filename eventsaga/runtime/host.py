@@ -11,7 +11,7 @@ from eventsaga.runtime.clock import Clock
 from eventsaga.runtime.execute import Tools
 from eventsaga.saga import Limit, Saga
 from eventsaga.settings import Settings
-from eventsaga.store.ports import Append, Message, Refusal, Transaction
+from eventsaga.store.ports import Append, Dismissal, Message, Transaction
 
 if TYPE_CHECKING:
     from eventsaga.runtime.run import Run
@@ -73,12 +73,8 @@ class Host(Protocol):
         """Return the open requests to a saga, oldest first."""
         ...
 
-    async def discard(self, message: Message) -> None:
-        """Answer a request that was taken and caused no event."""
-        ...
-
-    async def refuse(self, refusals: Sequence[Refusal]) -> None:
-        """Answer requests that a saga does not take."""
+    def dismiss(self, dismissals: Sequence[Dismissal]) -> Coroutine[Any, Any, None]:
+        """Answer requests that cause no event, as the owner that this worker is now."""
         ...
 
     def settled(self, run: "Run") -> None:

@@ -20,7 +20,7 @@ from eventsaga.core.commands import (
     RetrySaga,
     SkipStep,
 )
-from eventsaga.core.definition import SignalDefinition
+from eventsaga.core.definition import ChildDefinition, SignalDefinition, group_of
 from eventsaga.core.draft import child_id
 from eventsaga.core.events import (
     JsonObject,
@@ -31,11 +31,11 @@ from eventsaga.core.events import (
     SagaFailed,
     StepCompensationStarted,
 )
-from eventsaga.core.forward import signal_patch
+from eventsaga.core.forward import child_patch, signal_patch
 from eventsaga.core.state import Phase, State, Status
 from eventsaga.errors import EventSagaError
 from eventsaga.identity import derived_id
-from eventsaga.runtime.patch import patch_of
+from eventsaga.runtime.patch import collected, patch_of
 from eventsaga.saga import Saga
 from eventsaga.store.ports import Message
 from eventsaga.wire.payload import dump, to_json_object, to_model
@@ -150,9 +150,16 @@ def _resolve(message: Message, saga: Saga[Any], state: State, at: datetime) -> R
     data = message.data
     step, result = _text(data["step"]), data.get("result")
     leaf = saga.definition.steps.get(step)
-    if result is not None and isinstance(leaf, SignalDefinition):
+    group = group_of(step)
+    if result is None:
+        pass
+    elif isinstance(leaf, SignalDefinition):
         result = _payload(saga, state, leaf.signal, result)
-    elif result is not None:
+    elif isinstance(leaf, ChildDefinition):
+        patch_of(saga, state.context, child_patch(leaf, result))
+    elif group in state.items and state.items[group].into is not None:
+        result = collected(result)
+    else:
         result = patch_of(saga, state.context, result)
     return ResolveStep(
         at=at,

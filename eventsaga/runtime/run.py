@@ -12,6 +12,7 @@ nothing is begun then. An append that is not committed ends the run.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeVar, assert_never
@@ -47,9 +48,11 @@ from eventsaga.runtime.execute import (
     Attempt,
     Ended,
     failed_commit,
+    function_of,
     interrupted,
     run_attempt,
     run_hook,
+    withdrawn,
 )
 from eventsaga.runtime.host import Host
 from eventsaga.runtime.mail import (
@@ -62,14 +65,15 @@ from eventsaga.runtime.mail import (
     told_parent,
 )
 from eventsaga.runtime.outcome import describe, storable
+from eventsaga.runtime.threads import Thread
 from eventsaga.saga import Saga
 from eventsaga.store.ports import (
     Append,
     AppendResult,
     Committed,
+    Dismissal,
     Fenced,
     Message,
-    Refusal,
     Refused,
     RolledBack,
     Transaction,
@@ -115,12 +119,13 @@ class Run:
         "_appending",
         "_attempts",
         "_children",
+        "_dismissals",
         "_handing_over",
         "_host",
         "_last_hash",
         "_mailbox",
         "_messages",
-        "_refusals",
+        "_queued",
         "_releasing",
         "_timer",
         "_was",
@@ -140,8 +145,10 @@ class Run:
         # Requests that were seen, each as of when it was posted: a look at the inbox may be
         # older than the commit that answers them.
         self._messages: set[tuple[UUID, datetime | None]] = set()
-        self._refusals: list[Refusal] = []
+        self._dismissals: list[Dismissal] = []
         self._attempts: dict[_Key, asyncio.Task[None]] = {}
+        # Attempts that have not begun: they wait for a limit or for a thread.
+        self._queued: dict[_Key, RunStep] = {}
         # Children that are known to exist, by step and attempt.
         self._children: set[tuple[str, int]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -187,8 +194,8 @@ class Run:
         try:
             command = command_of(message, self.saga, self.state, self._host.clock.now())
         except MessageRefusedError as error:
-            self._refuse(message, str(error))
-            self._tell_refused()
+            self._dismissals.append(self._dismissal(message, str(error)))
+            self._dismiss()
             return
         self._mailbox.append(_Mail(command, message))
 
@@ -196,12 +203,16 @@ class Run:
         """Begin what is due; what runs already goes on. Called again after a lost lease."""
         if self.is_over or self._appending:
             return
+        if self.state.turn is not None and not self.state.is_backward:
+            self._withdraw("the saga was turned back before the attempt began")
+            if self._mailbox:
+                self.decide()
+                return
         wake_at: datetime | None = None
         for effect in react(self.saga.definition, self.state):
             match effect:
                 case RunStep():
-                    key = (effect.step, effect.operation.value, effect.attempt)
-                    self._begin(key, self._attempt, effect)
+                    self._begin(_attempt_key(effect), self._attempt, effect)
                 case StartChild():
                     if (effect.step, effect.attempt) not in self._children:
                         key = (effect.step, "child", effect.attempt)
@@ -215,6 +226,11 @@ class Run:
                 case _:
                     assert_never(effect)
         self._wait_until(wake_at)
+
+    def hold_back(self) -> None:
+        """Take back attempts that have not begun: the worker is about to stop."""
+        self._withdraw("the worker was shut down before the attempt began")
+        self.decide()
 
     def hand_over(self) -> None:
         """Cut running attempts short and record that; the saga may go on elsewhere."""
@@ -259,9 +275,8 @@ class Run:
         if events:
             self._append(before, tuple(events), answered)
             return
-        for message in answered:
-            self._host.do(self._unless_away(self._host.discard(message), message))
-        self._tell_refused()
+        self._dismissals += [self._dismissal(message) for message in answered]
+        self._dismiss()
         if self._mailbox:
             self.decide()
         else:
@@ -284,9 +299,8 @@ class Run:
             if mail.message is not None:
                 # Whoever wrote it wrote nonsense that nobody has thought of. It must not stop
                 # the saga a second time.
-                self._refuse(mail.message, f"the saga cannot take it: {describe(error)}")
-                refusals, self._refusals = self._refusals[-1:], []
-                self._host.do(self._host.refuse(refusals))
+                reason = f"the saga cannot take it: {describe(error)}"
+                self._host.do(self._host.dismiss([self._dismissal(mail.message, reason)]))
             raise
 
     def _in_order(self, command: Command) -> Command:
@@ -302,33 +316,41 @@ class Run:
         if isinstance(command, RequestUndo) and is_from_parent(message, self.state):
             if self.state.is_backward and not self.state.status.is_terminal:
                 # It goes back already, and tells its parent at the end.
-                self._host.do(self._unless_away(self._host.discard(message), message))
+                self._dismissals.append(self._dismissal(message))
                 return
             is_undone = self.state.status is Status.COMPENSATED
             refused = None if is_undone else str(error)
             outbox = (told_parent(self.state, message.message_id, refused=refused),)
-        self._refuse(message, str(error), outbox)
+        self._dismissals.append(self._dismissal(message, str(error), outbox))
 
-    def _refuse(self, message: Message, reason: str, outbox: tuple[Message, ...] = ()) -> None:
-        refusal = Refusal(
-            message.saga_id, message.message_id, storable(reason), message.posted_at, outbox
+    def _dismissal(
+        self, message: Message, reason: str | None = None, outbox: tuple[Message, ...] = ()
+    ) -> Dismissal:
+        return Dismissal(
+            message.saga_id,
+            message.message_id,
+            None if reason is None else storable(reason),
+            self.state.seq,
+            message.posted_at,
+            outbox,
         )
-        self._refusals.append(refusal)
 
-    def _tell_refused(self) -> None:
-        """Answer what was refused, once all that the refusals rest on is committed."""
-        if self._refusals and not self._appending:
-            refusals, self._refusals = self._refusals, []
-            self._host.do(self._unless_away(self._host.refuse(refusals), *refusals))
+    def _dismiss(self) -> None:
+        """Answer what causes no event, once all that this rests on is committed."""
+        if self._dismissals and not self._appending:
+            seq = self.state.seq
+            dismissals = [dismissal._replace(seq=seq) for dismissal in self._dismissals]
+            self._dismissals.clear()
+            self._host.do(self._dismissed(dismissals, self._host.dismiss(dismissals)))
 
-    async def _unless_away(
-        self, answer: Coroutine[Any, Any, None], *messages: Message | Refusal
+    async def _dismissed(
+        self, dismissals: Sequence[Dismissal], answer: Coroutine[Any, Any, None]
     ) -> None:
         try:
             await answer
         except DatabaseUnavailableError:
             # Then they are open still, and must be answered when they are read again.
-            self._messages -= {(message.message_id, message.posted_at) for message in messages}
+            self._messages -= {(one.message_id, one.posted_at) for one in dismissals}
             raise
 
     def _append(
@@ -405,7 +427,7 @@ class Run:
                 assert_never(result)
 
     def _committed(self) -> None:
-        self._tell_refused()
+        self._dismiss()
         was, self._was = self._was, self.state.status
         if self._was.is_settled and was is not self._was:
             self._host.settled(self)
@@ -472,35 +494,53 @@ class Run:
     ) -> None:
         if key in self._attempts or self._handing_over or not self._host.may_start_effects:
             return
-        task = asyncio.get_running_loop().create_task(self._guarded(key, work(effect)))
+        if isinstance(effect, RunStep) and effect.operation is not Operation.VERIFY:
+            self._queued[key] = effect
+        task = asyncio.get_running_loop().create_task(self._guarded(key, work, effect))
         self._attempts[key] = task
 
-    async def _guarded(self, key: _Key, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(
+        self, key: _Key, work: Callable[[_Effect], Coroutine[Any, Any, None]], effect: _Effect
+    ) -> None:
         try:
-            await work
+            await work(effect)
         except asyncio.CancelledError:
+            self._queued.pop(key, None)
             self._attempts.pop(key, None)
         except Exception as error:  # noqa: BLE001 - a bug of ours must not strand the saga
-            self._attempts.pop(key, None)
             self._fail(error)
 
     async def _attempt(self, effect: RunStep) -> None:
-        bound = self.saga.bound.steps[group_of(effect.step) or effect.step]
-        before = self.state.context
-        if bound.limit is None or effect.operation is Operation.VERIFY:
-            mail = await self._attempted(effect, before)
-        else:
-            async with self._host.permit(bound.limit):
-                if not self._host.may_start_effects:
-                    # The wait outlasted the lease; who is told no is asked again.
-                    self._attempts.pop((effect.step, effect.operation.value, effect.attempt), None)
-                    return
-                mail = await self._attempted(effect, before)
-        self._attempts.pop((effect.step, effect.operation.value, effect.attempt), None)
+        key, before = _attempt_key(effect), self.state.context
+        async with AsyncExitStack() as stack:
+            thread = await self._admitted(effect, stack)
+            self._queued.pop(key, None)
+            if not self._host.may_start_effects:
+                # The wait outlasted the lease; who is told no is asked again.
+                self._attempts.pop(key, None)
+                return
+            mail = await self._attempted(effect, before, thread)
+        self._attempts.pop(key, None)
         self._take(mail)
 
-    async def _attempted(self, effect: RunStep, before: Any) -> _Mail:
-        attempt = Attempt(self.saga, self._answers, self.state, before, effect)
+    async def _admitted(self, effect: RunStep, stack: AsyncExitStack) -> Thread | None:
+        """Wait for whatever the attempt must have before it begins; *stack* gives it back."""
+        limit = self.saga.bound.steps[group_of(effect.step) or effect.step].limit
+        if limit is not None and effect.operation is not Operation.VERIFY:
+            await stack.enter_async_context(self._host.permit(limit))
+        function, _ = function_of(self.saga, effect)
+        return await stack.enter_async_context(self._host.tools.thread_for(function))
+
+    def _withdraw(self, reason: str) -> None:
+        """Take back attempts that have not begun: nothing of them can have happened."""
+        queued, self._queued = self._queued, {}
+        for key, effect in queued.items():
+            self._attempts.pop(key).cancel()
+            ended = withdrawn(effect, self._host.tools, reason)
+            self._mailbox.append(_Mail(replace(ended, hold=self._host.draining)))
+
+    async def _attempted(self, effect: RunStep, before: Any, thread: Thread | None) -> _Mail:
+        attempt = Attempt(self.saga, self._answers, self.state, before, effect, thread=thread)
         task = self.saga.definition.task(effect.step)
         if not task.transactional or effect.operation is Operation.VERIFY:
             return _Mail(await run_attempt(attempt, self._host.tools))
@@ -617,6 +657,10 @@ class Run:
         for attempt in self._attempts.values():
             if attempt is not current:
                 attempt.cancel()
+
+
+def _attempt_key(effect: RunStep) -> _Key:
+    return effect.step, effect.operation.value, effect.attempt
 
 
 def _hook_key(effect: RunHook) -> _Key:

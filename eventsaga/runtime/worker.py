@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
@@ -28,6 +27,7 @@ from eventsaga.runtime.lease import Lease
 from eventsaga.runtime.limits import Limiter
 from eventsaga.runtime.prepare import prepare_child
 from eventsaga.runtime.run import Run
+from eventsaga.runtime.threads import Threads
 from eventsaga.saga import Limit, Saga
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
@@ -35,9 +35,9 @@ from eventsaga.store.ports import (
     Append,
     Claimed,
     DefinitionKey,
+    Dismissal,
     GivenUp,
     Message,
-    Refusal,
     Refused,
     Start,
     Started,
@@ -102,7 +102,7 @@ class Worker:
         self.tools = Tools(
             clock=self._clock,
             transport=SharedConnections(),
-            threads=ThreadPoolExecutor(settings.thread_pool, thread_name_prefix="eventsaga-step"),
+            threads=Threads(settings.thread_pool),
         )
         self._limiter = Limiter(store, lambda: self.worker_id, clock)
         self._priorities = {saga.name: saga.priority for saga in sagas.values() if saga.priority}
@@ -158,6 +158,7 @@ class Worker:
     async def drain(self) -> None:
         """Stop claiming, let running attempts end, give everything up, and stop.
 
+        Attempts that stand in the queue of a limit or of the threads are taken back.
         Attempts that do not end within ``drain_timeout`` are cut short and recorded as
         interrupted; another worker runs them again with the same key.
         """
@@ -165,6 +166,8 @@ class Worker:
             return
         self.draining = True
         _log.info("draining", worker_id=str(self.worker_id), limit=self.settings.drain_timeout)
+        for run in tuple(self._runs.values()):
+            run.hold_back()
         self._poke.set()
         watcher = self._tasks.pop()
         watcher.cancel()
@@ -184,8 +187,7 @@ class Worker:
         await asyncio.gather(*self._tasks, *self._chores, return_exceptions=True)
         await self._limiter.aclose()
         await self.tools.transport.aclose()
-        # A thread cannot be stopped: one that hangs must not hold up the process.
-        self.tools.threads.shutdown(wait=False, cancel_futures=True)
+        self.tools.threads.shutdown()
 
     async def vanish(self) -> None:
         """Stop as if the process had died: nothing is finished, recorded or given up."""
@@ -197,7 +199,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._chores, return_exceptions=True)
         await self._limiter.aclose()
-        self.tools.threads.shutdown(wait=False, cancel_futures=True)
+        self.tools.threads.shutdown()
 
     async def _leave(self) -> None:
         for run in tuple(self._runs.values()):
@@ -332,16 +334,16 @@ class Worker:
         """Return the open requests to a saga, oldest first."""
         return await self._store.read_mail_of(saga_id, _MAIL_BATCH)
 
-    async def discard(self, message: Message) -> None:
-        """Answer a request that was taken and caused no event."""
-        await self._store.discard_mail([(message.saga_id, message.message_id)])
+    def dismiss(self, dismissals: Sequence[Dismissal]) -> Coroutine[Any, Any, None]:
+        """Answer requests that cause no event, as the owner that this worker is now."""
+        return self._dismiss(self.worker_id, dismissals)
 
-    async def refuse(self, refusals: Sequence[Refusal]) -> None:
-        """Answer requests that a saga does not take."""
-        for refusal in refusals:
-            _log.info("message_refused", saga_id=str(refusal.saga_id), reason=refusal.reason)
-        await self._store.refuse_mail(refusals)
-        if any(refusal.outbox for refusal in refusals):
+    async def _dismiss(self, owner: UUID, dismissals: Sequence[Dismissal]) -> None:
+        for saga_id, _, reason, *_ in dismissals:
+            if reason is not None:
+                _log.info("message_refused", saga_id=str(saga_id), reason=reason)
+        await self._store.dismiss_mail(owner, dismissals)
+        if any(dismissal.outbox for dismissal in dismissals):
             self.poke()
 
     def settled(self, run: Run) -> None:

@@ -182,13 +182,15 @@ class GivenUp(NamedTuple):
     seq: int | None = None
 
 
-class Refusal(NamedTuple):
-    """A request that its saga does not take.
+class Dismissal(NamedTuple):
+    """A request that causes no event.
 
     Attributes:
         saga_id: The saga.
         message_id: The request.
-        reason: Why not; told to whoever asked.
+        reason: Why it is refused, told to whoever asked; None if it was taken and changed
+            nothing.
+        seq: Where the saga stood when that was decided.
         posted_at: As of when it was read: one that was posted anew since stays open. None
             for any.
         outbox: Messages to other sagas, left in the same commit.
@@ -196,7 +198,8 @@ class Refusal(NamedTuple):
 
     saga_id: UUID
     message_id: UUID
-    reason: str
+    reason: str | None
+    seq: int
     posted_at: datetime | None = None
     outbox: tuple[Message, ...] = ()
 
@@ -411,14 +414,12 @@ class Store(Protocol):
         """Return open requests to one saga, oldest first."""
         ...
 
-    async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
-        """Answer requests (saga id, message id) that were taken and cause no event."""
-        ...
+    async def dismiss_mail(self, worker_id: UUID, dismissals: Sequence[Dismissal]) -> None:
+        """Answer requests that cause no event, of sagas that this worker owns.
 
-    async def refuse_mail(self, refusals: Sequence[Refusal]) -> None:
-        """Answer requests that a saga does not take.
-
-        The answer stays for an hour, so that whoever asked finds it.
+        A saga that has another owner and has gone on since keeps its request: whoever decided
+        knew less than there is to know. The answer stays for an hour, so that whoever asked
+        finds it.
         """
         ...
 

@@ -25,11 +25,11 @@ from eventsaga.store.ports import (
     Claimed,
     Committed,
     DefinitionKey,
+    Dismissal,
     Fenced,
     GivenUp,
     Grant,
     Message,
-    Refusal,
     Refused,
     Renewal,
     Reply,
@@ -441,25 +441,22 @@ class MemoryStore:
             key=lambda letter: letter.created_at,
         )
 
-    async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
-        """Answer requests that were taken and cause no event."""
-        for saga_id, message_id in message_ids:
-            self._take(saga_id, message_id)
-
     def _take(self, saga_id: UUID, message_id: UUID) -> None:
         letter = self._inbox[saga_id].get(message_id)
         if letter is not None and letter.answered_at is None:
             letter.answered_at = self._now()
 
-    async def refuse_mail(self, refusals: Sequence[Refusal]) -> None:
-        """Answer requests that a saga does not take."""
-        for refusal in refusals:
-            letter = self._inbox[refusal.saga_id].get(refusal.message_id)
+    async def dismiss_mail(self, worker_id: UUID, dismissals: Sequence[Dismissal]) -> None:
+        """Answer requests that cause no event, of sagas that this worker owns."""
+        for dismissal in dismissals:
+            row = self._rows[dismissal.saga_id]
+            letter = self._inbox[dismissal.saga_id].get(dismissal.message_id)
             if letter is None or letter.answered_at is not None:
                 continue
-            if refusal.posted_at in {None, letter.created_at}:
-                letter.answered_at, letter.refused = self._now(), refusal.reason
-                for message in refusal.outbox:
+            is_current = row["owner"] == worker_id or row["last_seq"] == dismissal.seq
+            if is_current and dismissal.posted_at in {None, letter.created_at}:
+                letter.answered_at, letter.refused = self._now(), dismissal.reason
+                for message in dismissal.outbox:
                     self._leave(message)
 
     async def answer(self, saga_id: UUID, message_id: UUID) -> Answer:

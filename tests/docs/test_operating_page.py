@@ -67,7 +67,7 @@ doubtful = Saga(
     ("verb", "resolution", "left"),
     [
         ("", "", ["pay"]),
-        ("skip", "", ["ship"]),
+        ("skip", "", ["pay", "ship"]),
         ("resolve", "succeeded", ["ship"]),
         ("resolve", "failed", []),
     ],

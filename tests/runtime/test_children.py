@@ -24,7 +24,9 @@ from eventsaga import (
     WaitForSignal,
 )
 from eventsaga.core.draft import child_id
+from eventsaga.identity import new_id
 from eventsaga.runtime.worker import Worker
+from eventsaga.store.ports import Message
 from eventsaga.store.postgres.store import PostgresStore
 from tests.acceptance.cli.console import Console
 from tests.runtime.sagas import (
@@ -554,15 +556,17 @@ async def test_a_completed_parent_is_undone_with_its_child(database: str) -> Non
 
 
 async def test_a_child_that_a_person_undid_needs_no_further_undo(database: str) -> None:
-    """The parent asks, is told that it is done, and goes on."""
+    """By a row of his own, past the client. The parent asks, is told so, and goes on."""
     shop = _Shop()
     saga = _parent(shop.step("a"), shop.pay(shop.step("charge")), shop.step("b", held=True))
     async with orchestrating(database, saga) as orchestrator:
         handle = await orchestrator.start("parent", Order())
         await shop.begun["b"].wait()
         child = await _the_child(orchestrator, handle.id)
-        assert await orchestrator.undo(child, **WHO)
-        await orchestrator.wait(child, timeout=10)
+        message = Message(
+            saga_id=child, message_id=new_id(), kind="undo", data={"reason": "r"}, actor="ann"
+        )
+        assert await orchestrator.store.post(message)
         await until(database, STATUS, child, "COMPENSATED")
         assert await handle.cancel("changed my mind")
         shop.let_go["b"].set()
@@ -905,3 +909,37 @@ async def test_children_in_branches_are_undone_at_the_same_time(database: str) -
 
     assert (state.status, shop.done) == (Status.COMPENSATED, ["a", "undo a"])
     assert set(undone) == {child_id(handle.id, name, 1) for name in ("pay", "tip")}
+
+
+async def test_a_child_is_not_undone_without_its_parent(database: str) -> None:
+    shop = _Shop()
+    saga = _parent(shop.pay(shop.step("charge")))
+    async with orchestrating(database, saga) as orchestrator:
+        handle = await orchestrator.start("parent", Order())
+        await handle.result(timeout=10)
+        child = await _the_child(orchestrator, handle.id)
+        with pytest.raises(IllegalCommandError, match=rf"child of saga {handle.id}.*COMPLETED"):
+            await orchestrator.undo(child, **WHO)
+        assert "undo" not in (await orchestrator.explain(child)).legal
+        assert "undo" in (await orchestrator.explain(handle.id)).legal
+        await orchestrator.undo(handle.id, **WHO)
+        await until(database, STATUS, child, "COMPENSATED")
+
+    assert shop.done == ["charge", "undo charge"]
+
+
+async def test_a_child_of_an_abandoned_parent_is_undone_by_itself(database: str) -> None:
+    shop = _Shop()
+    unsure = shop.step("unsure", error=TimeoutError("no answer"), on_doubt="park")
+    saga = _parent(shop.pay(shop.step("charge")), unsure)
+    async with orchestrating(database, saga) as orchestrator:
+        handle = await orchestrator.start("parent", Order())
+        await handle.result(timeout=10)
+        child = await _the_child(orchestrator, handle.id)
+        await orchestrator.abandon(handle.id, **WHO)
+        await until(database, STATUS, handle.id, "FAILED")
+        assert "undo" in (await orchestrator.explain(child)).legal
+        await orchestrator.undo(child, **WHO)
+        await until(database, STATUS, child, "COMPENSATED")
+
+    assert shop.done == ["charge", "undo charge"]

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from eventsaga import (
+    ForEach,
     IllegalCommandError,
     Orchestrator,
     PermanentError,
@@ -614,3 +615,46 @@ def test_a_refusal_can_be_read_back() -> None:
             error.legal,
         )
     assert IllegalCommandError.read("skip", "no").command == "skip"
+
+
+# -- what a person says of items, and of what was in doubt -----------------------------------
+
+
+async def test_an_item_whose_results_are_collected_is_resolved_with_its_own(database: str) -> None:
+    async def item(_order: Order, step: StepContext) -> dict[str, int]:
+        if step.index == 1:
+            raise TimeoutError("no answer")
+        assert step.index is not None
+        return {"receipt": step.index}
+
+    each = ForEach("each", lambda _: [0, 1, 2], Step("one", item, on_doubt="park"), into="data")
+    saga = Saga("verbs", context=Order, steps=[each])
+    async with _parked(database, saga) as (orchestrator, handle):
+        await orchestrator.resolve(handle.id, "each[1]", "succeeded", result={"receipt": 7}, **WHO)
+        state = await handle.result(timeout=10)
+
+    assert state.status is Status.COMPLETED
+    assert state.context.data == [{"receipt": 0}, {"receipt": 7}, {"receipt": 2}]
+
+
+async def test_what_was_in_doubt_and_skipped_is_compensated_if_the_saga_goes_back(
+    database: str,
+) -> None:
+    told: list[str] = []
+
+    async def refund(_order: Order, step: StepContext) -> None:
+        told.append(f"{step.step}: {step.outcome}")
+
+    world = _World()
+    unsure = world.act("b", error=TimeoutError("no answer"))
+    declined = world.act("c", error=PermanentError("declined"))
+    steps = [Step("b", unsure, compensate=refund, on_doubt="park"), Step("c", declined)]
+    async with _parked(database, Saga("verbs", context=Order, steps=steps)) as (shop, handle):
+        await shop.skip(handle.id, "b", **WHO)
+        await until(
+            database,
+            "SELECT status = 'COMPENSATED' FROM eventsaga.sagas WHERE saga_id = $1",
+            handle.id,
+        )
+
+    assert told == ["b: unknown"]

@@ -36,6 +36,7 @@ from eventsaga.store.ports import (
     Claimed,
     Committed,
     DefinitionKey,
+    Dismissal,
     Message,
     Start,
     Started,
@@ -262,6 +263,11 @@ async def advance(
 
 
 # -- requests from outside ------------------------------------------------------------------
+
+
+def dismissal(held: Held, message_id: UUID, reason: str | None = None) -> Dismissal:
+    """What the owner of *held* says of a request that causes no event."""
+    return Dismissal(held.saga_id, message_id, reason, held.state.seq)
 
 
 def new_message(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
-from eventsaga.store.ports import MAIL_OF_ONE, Answer, Message, Refusal, Reply
+from eventsaga.store.ports import MAIL_OF_ONE, Answer, Dismissal, Message, Reply
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.store.postgres.rows import columns
 from eventsaga.wire.payload import dump, load
@@ -48,34 +48,30 @@ SELECT i.saga_id, i.id, i.kind, i.data, i.actor, i.created_at
  LIMIT $2
 """
 
-DISCARD: Final = """
-UPDATE eventsaga.inbox i
-   SET answered_at = clock_timestamp()
-  FROM unnest($1::uuid[], $2::uuid[]) AS d(saga_id, id)
- WHERE i.saga_id = d.saga_id AND i.id = d.id AND i.answered_at IS NULL
-"""
-
-# Only what was read is refused, not what was posted anew since; and whoever has to be told
-# of it is told in the same commit.
-REFUSE: Final = """
-WITH refused AS (
+# Only what was read is dismissed, not what was posted anew since; whoever has to be told of it
+# is told in the same commit. Fenced: a worker that was paused may have decided on a state that
+# is not the last one, and to another owner the same request may mean everything.
+DISMISS: Final = """
+WITH dismissed AS (
     UPDATE eventsaga.inbox i
-       SET refused = r.reason, answered_at = clock_timestamp()
-      FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
-           AS r(saga_id, id, reason, posted_at)
-     WHERE i.saga_id = r.saga_id AND i.id = r.id AND i.answered_at IS NULL
-       AND i.created_at = coalesce(r.posted_at, i.created_at)
+       SET refused = d.reason, answered_at = clock_timestamp()
+      FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::timestamptz[])
+           AS d(saga_id, id, reason, seq, posted_at)
+      JOIN eventsaga.sagas s ON s.saga_id = d.saga_id
+     WHERE i.saga_id = d.saga_id AND i.id = d.id AND i.answered_at IS NULL
+       AND i.created_at = coalesce(d.posted_at, i.created_at)
+       AND (s.owner = $1::uuid OR s.last_seq = d.seq)
  RETURNING i.saga_id
 ), told AS (
     INSERT INTO eventsaga.inbox (saga_id, id, kind, data, actor)
     SELECT o.saga_id, o.id, o.kind, o.data::json, o.actor
-      FROM unnest($5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::text[])
+      FROM unnest($7::uuid[], $8::uuid[], $9::uuid[], $10::text[], $11::text[], $12::text[])
            AS o(sender, saga_id, id, kind, data, actor)
       JOIN eventsaga.sagas s ON s.saga_id = o.saga_id
-     WHERE o.sender IN (SELECT saga_id FROM refused)
+     WHERE o.sender IN (SELECT saga_id FROM dismissed)
     ON CONFLICT DO NOTHING
 )
-SELECT count(*) FROM refused
+SELECT count(*) FROM dismissed
 """
 
 ANSWER: Final = """
@@ -106,15 +102,17 @@ async def post(connection: Connection, statement: str, message: Message) -> bool
     return bool(await connection.fetchval(statement, *post_arguments(message)))
 
 
-async def refuse(connection: Connection, statement: str, refusals: Sequence[Refusal]) -> None:
-    """Answer requests that their sagas do not take, and tell whom it concerns."""
+async def dismiss(
+    connection: Connection, statement: str, worker_id: UUID, dismissals: Sequence[Dismissal]
+) -> None:
+    """Answer requests that cause no event, and tell whom it concerns."""
     told = [
-        (refusal.saga_id, *post_arguments(message))
-        for refusal in refusals
-        for message in refusal.outbox
+        (dismissal.saga_id, *post_arguments(message))
+        for dismissal in dismissals
+        for message in dismissal.outbox
     ]
-    rows = [refusal[:4] for refusal in refusals]
-    await connection.execute(statement, *columns(rows, 4), *columns(told, 6))
+    rows = [dismissal[:5] for dismissal in dismissals]
+    await connection.execute(statement, worker_id, *columns(rows, 5), *columns(told, 6))
 
 
 async def answer(connection: Connection, statement: str, saga_id: UUID, message_id: UUID) -> Answer:
@@ -151,12 +149,3 @@ def _data(text: str) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
-
-
-async def discard(
-    connection: Connection, statement: str, message_ids: Sequence[tuple[UUID, UUID]]
-) -> None:
-    """Answer requests that cause no event: they were taken."""
-    saga_ids = [saga_id for saga_id, _ in message_ids]
-    ids = [message_id for _, message_id in message_ids]
-    await connection.execute(statement, saga_ids, ids)

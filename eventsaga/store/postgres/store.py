@@ -24,10 +24,10 @@ from eventsaga.store.ports import (
     Append,
     Claimed,
     DefinitionKey,
+    Dismissal,
     GivenUp,
     Grant,
     Message,
-    Refusal,
     Renewal,
     SagaRow,
     Start,
@@ -124,9 +124,8 @@ class _Statements:
     post: str = mail.POST
     read_mail: str = mail.READ
     read_mail_of: str = mail.READ_OF
-    discard_mail: str = mail.DISCARD
     sweep_mail: str = mail.SWEEP
-    refuse_mail: str = mail.REFUSE
+    dismiss_mail: str = mail.DISMISS
     answer: str = mail.ANSWER
     lock_limit: str = limits.LOCK
     held_permits: str = limits.HELD
@@ -339,10 +338,10 @@ class PostgresStore:
             return await mail.read(connection, self._sql.read_mail_of, saga_id, limit)
 
     @_asked_again
-    async def discard_mail(self, message_ids: Sequence[tuple[UUID, UUID]]) -> None:
-        """Answer requests (saga id, message id) that were taken and cause no event."""
+    async def dismiss_mail(self, worker_id: UUID, dismissals: Sequence[Dismissal]) -> None:
+        """Answer requests that cause no event, of sagas that this worker owns."""
         async with self.connection() as connection:
-            await mail.discard(connection, self._sql.discard_mail, message_ids)
+            await mail.dismiss(connection, self._sql.dismiss_mail, worker_id, dismissals)
 
     async def begin(self, timeout: timedelta) -> Transaction:  # noqa: ASYNC109
         """Open a transaction for a transactional step, as soon as a connection is free.
@@ -356,12 +355,6 @@ class PostgresStore:
         return await self._transactions.begin(timeout)
 
     # -- what clients and tools need -------------------------------------------------------
-
-    @_asked_again
-    async def refuse_mail(self, refusals: Sequence[Refusal]) -> None:
-        """Answer requests that a saga does not take."""
-        async with self.connection() as connection:
-            await mail.refuse(connection, self._sql.refuse_mail, refusals)
 
     @_failing
     async def acquire(

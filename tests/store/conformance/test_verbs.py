@@ -11,7 +11,6 @@ from eventsaga.store.ports import (
     Fenced,
     GivenUp,
     Message,
-    Refusal,
     Refused,
     Reply,
     Started,
@@ -22,6 +21,7 @@ from tests.store.builders import (
     ORDERS,
     advance,
     definition_of,
+    dismissal,
     failure_of,
     hold,
     key_of,
@@ -279,7 +279,7 @@ async def test_a_refusal_is_told_to_whoever_asks_and_not_read_again(world: World
     message = new_message(held.saga_id)
     await world.store.post(message)
 
-    await world.store.refuse_mail([Refusal(held.saga_id, message.message_id, "no")])
+    await world.store.dismiss_mail(worker, [dismissal(held, message.message_id, "no")])
     unread = await world.store.read_mail(worker, 10)
     # Twice: the first answer may be lost on its way.
     told = [await world.store.answer(held.saga_id, message.message_id) for _ in range(2)]
@@ -288,13 +288,46 @@ async def test_a_refusal_is_told_to_whoever_asks_and_not_read_again(world: World
     assert [(answer.reply, answer.reason) for answer in told] == [(Reply.REFUSED, "no")] * 2
 
 
+async def test_a_worker_that_lost_its_saga_answers_none_of_its_requests(world: World) -> None:
+    """It was paused, and read what concerns a state that it does not know."""
+    loser = await new_worker(world.store)
+    held = await start_saga(world.store, loser)
+    message = new_message(held.saga_id)
+    await world.store.post(message)
+    known = [dismissal(held, message.message_id, reason) for reason in (None, "no")]
+    await world.store.give_up(loser, [GivenUp(held.saga_id, SINCE)])
+    owner = await new_worker(world.store)
+    await world.store.claim(owner, ORDERS, 10)
+    await advance(world.store, held, owner)
+
+    await world.store.dismiss_mail(loser, known)
+
+    assert [read.message_id for read in await world.store.read_mail(owner, 10)] == [
+        message.message_id
+    ]
+
+
+async def test_what_was_decided_of_the_last_state_holds_though_the_saga_was_released(
+    world: World,
+) -> None:
+    worker = await new_worker(world.store)
+    held = await start_saga(world.store, worker)
+    message = new_message(held.saga_id)
+    await world.store.post(message)
+    await world.store.give_up(worker, [GivenUp(held.saga_id, None)])
+
+    await world.store.dismiss_mail(worker, [dismissal(held, message.message_id)])
+
+    assert (await world.store.answer(held.saga_id, message.message_id)).reply is Reply.TAKEN
+
+
 async def test_what_was_refused_can_be_asked_anew(world: World) -> None:
     worker = await new_worker(world.store)
     held = await start_saga(world.store, worker)
     message = new_message(held.saga_id)
     await world.store.post(message)
     (first,) = await world.store.read_mail(worker, 10)
-    await world.store.refuse_mail([Refusal(held.saga_id, message.message_id, "no")])
+    await world.store.dismiss_mail(worker, [dismissal(held, message.message_id, "no")])
 
     await world.store.post(message)
     (anew,) = await world.store.read_mail(worker, 10)

@@ -14,7 +14,7 @@ from eventsaga.core.events import SagaStarted
 from eventsaga.core.graph import SagaDefinition
 from eventsaga.errors import CorruptHistoryError, UnknownEventError
 from eventsaga.settings import Settings
-from eventsaga.store.ports import Claimed, Committed, GivenUp, Refusal
+from eventsaga.store.ports import Claimed, Committed, GivenUp
 from eventsaga.store.postgres.claim import CLAIM, LOCK_NAMES, claim
 from eventsaga.store.postgres.store import PostgresStore
 from tests.store.barriers import locked, transaction, until_blocked
@@ -23,6 +23,7 @@ from tests.store.builders import (
     ORDERS,
     advance,
     definition_of,
+    dismissal,
     end_lease,
     hold,
     key_of,
@@ -227,7 +228,7 @@ async def test_a_settled_saga_is_claimed_only_to_be_asked_something(
     await store.post(message)
     (claimed,) = await store.claim(owner, ORDERS, 10)
     assert (claimed.saga_id, len(claimed.history)) == (held.saga_id, held.state.seq)
-    await store.refuse_mail([Refusal(held.saga_id, message.message_id, "it has ended")])
+    await store.dismiss_mail(owner, [dismissal(held, message.message_id, "it has ended")])
     await store.give_up(owner, [GivenUp(held.saga_id, None)])
 
     assert await store.claim(owner, ORDERS, 10) == []

@@ -5,13 +5,14 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventsaga.store.ports import Answer, Committed, Fenced, Refusal, Reply
+from eventsaga.store.ports import Answer, Committed, Fenced, Reply
 from eventsaga.store.postgres.store import PostgresStore
 from tests.proxy import Loss, Proxy
 from tests.store.barriers import locked, transaction
 from tests.store.builders import (
     ORDERS,
     advance,
+    dismissal,
     end_lease,
     impatient_store,
     new_append,
@@ -144,7 +145,7 @@ async def test_a_refused_request_is_not_read_again_and_its_reason_is_told(
     for message in (refused, other):
         await store.post(message)
 
-    await store.refuse_mail([Refusal(held.saga_id, refused.message_id, "too late")])
+    await store.dismiss_mail(owner, [dismissal(held, refused.message_id, "too late")])
 
     assert await store.read_mail(owner, 10) == [other]
     for _ in range(2):
@@ -157,10 +158,11 @@ async def test_the_answer_to_a_refused_request_may_be_lost(
     database: str, sql: asyncpg.Connection
 ) -> None:
     async with Proxy(database) as proxy, impatient_store(proxy.url) as store:
-        held = await start_saga(store, await new_worker(store))
+        owner = await new_worker(store)
+        held = await start_saga(store, owner)
         message = new_message(held.saga_id)
         await store.post(message)
-        await store.refuse_mail([Refusal(held.saga_id, message.message_id, "too late")])
+        await store.dismiss_mail(owner, [dismissal(held, message.message_id, "too late")])
         proxy.arm(Loss.ANSWER, "AS is_open")
 
         answer = await store.answer(held.saga_id, message.message_id)
@@ -177,7 +179,7 @@ async def test_what_was_refused_can_be_asked_again(
     first = new_message(held.saga_id, "early")
     again = new_message(held.saga_id, "again", message_id=first.message_id)
     await store.post(first)
-    await store.refuse_mail([Refusal(held.saga_id, first.message_id, "not yet")])
+    await store.dismiss_mail(owner, [dismissal(held, first.message_id, "not yet")])
 
     assert await store.post(again)
 
@@ -198,7 +200,7 @@ async def test_a_refused_request_wakes_nobody(
     held = await run_to_the_end(store, owner)
     message = new_message(held.saga_id)
     await store.post(message)
-    await store.refuse_mail([Refusal(held.saga_id, message.message_id, "it has ended")])
+    await store.dismiss_mail(owner, [dismissal(held, message.message_id, "it has ended")])
 
     assert await store.claim(owner, ORDERS, 10) == []
 
@@ -214,8 +216,8 @@ async def test_sweeping_takes_old_answers_and_nothing_else(
         await store.post(message)
     await sql.execute(_AGE, [message.message_id for message in messages])
     for message_id in (refused, refused_long_ago):
-        await store.refuse_mail([Refusal(held.saga_id, message_id, "no")])
-    await store.discard_mail([(held.saga_id, taken), (held.saga_id, taken_long_ago)])
+        await store.dismiss_mail(uuid4(), [dismissal(held, message_id, "no")])
+    await store.dismiss_mail(uuid4(), [dismissal(held, each) for each in (taken, taken_long_ago)])
     await sql.execute(_AGE, [refused_long_ago, taken_long_ago])
 
     await store.sweep()

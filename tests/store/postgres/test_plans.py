@@ -117,13 +117,15 @@ STATEMENTS: Final[dict[str, tuple[str, list[Any]]]] = {
     "release": (lease.RELEASE, [_ANY]),
     "renew": (lease.RENEW, [_ANY, timedelta(seconds=1)]),
     "read mail": (mail.READ, [_ANY, 200]),
-    "discard mail": (mail.DISCARD, [[_ANY], [_ANY]]),
     "sweep mail": (mail.SWEEP, []),
     "post": (mail.POST, [_ANY, _ANY, "cancel", "{}", "ada"]),
     "append": (append.APPEND, _append_arguments()),
-    "refuse mail": (
-        mail.REFUSE,
-        [[_ANY], [_ANY], ["no"], [None], [_ANY], [_ANY], [_ANY], ["undo"], ["{}"], ["ada"]],
+    "dismiss mail": (
+        mail.DISMISS,
+        [
+            *(_ANY, [_ANY], [_ANY], ["no"], [1], [None]),
+            *([_ANY], [_ANY], [_ANY], ["undo"], ["{}"], ["ada"]),
+        ],
     ),
     "answer": (mail.ANSWER, [_ANY, _ANY]),
     "children": (read.CHILDREN, [_ANY]),

@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from eventsaga.store.ports import GivenUp, Refusal, Reply
+from eventsaga.store.ports import GivenUp, Reply
 from eventsaga.store.postgres.store import PostgresStore
 from tests.store.builders import (
     LEASE,
     ORDER,
     ORDERS,
     Held,
+    dismissal,
     key_of,
     new_message,
     new_worker,
@@ -151,14 +152,6 @@ VERBS: Final = (
         answers=lambda messages: [message.kind for message in messages] == ["cancel"],
     ),
     Verb(
-        name="discard_mail",
-        text="AS d(saga_id, id)",
-        table="inbox",
-        call=lambda store, world: store.discard_mail([(world.held.saga_id, world.request)]),
-        answers=lambda nothing: nothing is None,
-        after="SELECT answered_at IS NOT NULL FROM eventsaga.inbox",
-    ),
-    Verb(
         name="post",
         text="INSERT INTO eventsaga.inbox",
         table="inbox",
@@ -177,11 +170,11 @@ VERBS: Final = (
         after="SELECT count(*) = 1 FROM eventsaga.inbox",
     ),
     Verb(
-        name="refuse_mail",
-        text="AS r(saga_id, id, reason, posted_at)",
+        name="dismiss_mail",
+        text="AS d(saga_id, id, reason, seq, posted_at)",
         table="inbox",
-        call=lambda store, world: store.refuse_mail(
-            [Refusal(world.held.saga_id, world.request, "no")]
+        call=lambda store, world: store.dismiss_mail(
+            world.worker, [dismissal(world.held, world.request, "no")]
         ),
         answers=lambda nothing: nothing is None,
         after="SELECT refused = 'no' FROM eventsaga.inbox",
