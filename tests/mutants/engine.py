@@ -17,6 +17,9 @@ CORE: Final = "eventsaga.core"
 MEMORY: Final = "eventsaga.testing.memory.MemoryStore"
 SQL: Final = "eventsaga.store.postgres"
 
+_SETTLED: Final = frozenset({"compensated", "compensation_failed", "uncompensated"})
+_NUMBER_TOO_FAR: Final = "e.saga_id, e.seq + 1, e.type"
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -127,9 +130,45 @@ def _soon(due: Any, step: Any, at: Any) -> bool:
     return bool(due(step, at + timedelta(days=1)))
 
 
+def _again(after: Any, draft: Any, step: Any, command: Any) -> Any:
+    retried = command.retryable and command.operation.value == "execute"
+    sequel = after(draft, step, command)
+    return sequel._replace(retry_at=sequel.retry_at or command.at) if retried else sequel
+
+
+def _owed_twice(state: Any) -> bool:
+    if state.phase.value == "compensated" and state.undo_attempt < 2:
+        return True
+    return bool(state.may_have_happened and state.phase.value not in _SETTLED)
+
+
+async def _unknown(*_: object) -> None:
+    return None
+
+
+def _itself(state: Any) -> Any:
+    return state
+
+
+def _takes_anything(text: str, _what: str) -> int:
+    return len(text)
+
+
 def mutants() -> tuple[Mutant, ...]:
     """Return all of them; the names that they patch are looked up here."""
     return (
+        Mutant(
+            1,
+            "a number is left out",
+            [_statement(f"{SQL}.append.APPEND", "e.saga_id, e.seq, e.type", _NUMBER_TOO_FAR)],
+            "tests/store/postgres/test_append.py",
+        ),
+        Mutant(
+            2,
+            "a person may ask for anything at any time",
+            [(f"{CORE}.requests.require", _never)],
+            "tests/core/test_verbs.py",
+        ),
         Mutant(
             3,
             "the row is written as it was before the events",
@@ -177,6 +216,18 @@ def mutants() -> tuple[Mutant, ...]:
             "tests/store/postgres/test_transact.py",
         ),
         Mutant(
+            9,
+            "a participant forgets what it has answered",
+            [("eventsaga.participant.transaction.KeyTransaction._read", _unknown)],
+            "tests/participants/test_middleware.py",
+        ),
+        Mutant(
+            10,
+            "a saga that goes back tries its steps again",
+            [_wrapped(f"{CORE}.attempts._after_failure", _again)],
+            "tests/core/test_cancel_and_deadline.py tests/core/test_parallel.py",
+        ),
+        Mutant(
             11,
             "what is in doubt is taken for not done",
             [
@@ -187,6 +238,11 @@ def mutants() -> tuple[Mutant, ...]:
             12,
             "compensations do not wait for what depends on them",
             [(f"{CORE}.ready.seen_through", _nobody)],
+        ),
+        Mutant(
+            13,
+            "what was undone is undone again",
+            [(f"{CORE}.state.StepState.is_owed", property(_owed_twice))],
         ),
         Mutant(
             14,
@@ -204,6 +260,12 @@ def mutants() -> tuple[Mutant, ...]:
                 )
             ],
             "tests/store/postgres/test_append.py",
+        ),
+        Mutant(
+            14,
+            "a worker that lost its saga answers its mail",
+            [_verb("s.owner = $1::uuid OR s.last_seq = d.seq", "s.owner = $1::uuid OR true")],
+            "tests/store/conformance",
         ),
         Mutant(
             15,
@@ -241,9 +303,24 @@ def mutants() -> tuple[Mutant, ...]:
             "tests/store/postgres/test_verify.py",
         ),
         Mutant(
+            22,
+            "a fold changes the state that it was given",
+            [(f"{CORE}.state.State.copy", _itself)],
+            "tests/core",
+        ),
+        Mutant(
             23,
             "timers fire a day early",
             [_wrapped(f"{CORE}.forward.due", _soon)],
             "tests/core/test_waits.py",
+        ),
+        Mutant(
+            26,
+            "a payload may be of any size",
+            [
+                ("eventsaga.wire.payload.check_size", _takes_anything),
+                ("eventsaga.runtime.patch.check_size", _takes_anything),
+            ],
+            "tests/wire/test_payload_refused.py",
         ),
     )
