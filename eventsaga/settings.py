@@ -28,6 +28,8 @@ class Settings:
         release_after: A saga that has only to wait for longer than this leaves memory.
         drain_timeout: On shutdown, running attempts may take this long to end.
         poison_claims: A saga taken over so often without progress is parked.
+        recovery_rate: Sagas of dead workers that one worker takes over in a second at most:
+            after a wide outage, participants get their requests back bit by bit.
         append_batch: Sagas in one append at most.
         append_writers: Connections that append. With two, one batch is built while the
             other is in flight.
@@ -52,6 +54,7 @@ class Settings:
     release_after: timedelta = timedelta(seconds=5)
     drain_timeout: timedelta = timedelta(seconds=20)
     poison_claims: int = 5
+    recovery_rate: int = 500
     append_batch: int = 200
     append_writers: int = 2
     statement_timeout: timedelta = timedelta(seconds=15)

@@ -120,6 +120,7 @@ class Worker:
         # The answer to a claim may have been lost: what it took must be looked up.
         self._claim_in_doubt = False
         self._starved = False
+        self._next_claim_at = 0.0
         self._held_back = False
         self._looked_around_at = float("-inf")
 
@@ -457,7 +458,10 @@ class Worker:
                 found = 0
                 _log.exception("claim_failed")
             pause = _SHORTEST_POLL if found else min(longest, pause * 2)
-            if found < _CLAIM_BATCH:
+            held_back = self._next_claim_at - self._clock.monotonic()
+            if held_back > 0:
+                await self._pause(held_back)
+            elif found < _CLAIM_BATCH:
                 await self._pause(pause)
 
     async def _pause(self, seconds: float) -> None:
@@ -498,7 +502,10 @@ class Worker:
             known = [*self._runs, *self._starting, *self._leaving]
             claimed = await self._store.load_owned(self.worker_id, known)
             self._claim_in_doubt = False
-        limit = min(self._room, _CLAIM_BATCH)
+        rate = self.settings.recovery_rate
+        limit = min(self._room, _CLAIM_BATCH, rate)
+        if self._clock.monotonic() < self._next_claim_at:
+            limit = 0
         if limit > 0:
             claimed += await self._store.claim(
                 self.worker_id,
@@ -507,6 +514,8 @@ class Worker:
                 priorities=self._priorities,
                 max_running=self._max_running,
             )
+            takeovers = sum(saga.previous_owner is not None for saga in claimed)
+            self._next_claim_at = self._clock.monotonic() + takeovers / rate
         # More may be due than there is room for: the next room that there is, is used.
         self._starved = limit <= len(claimed)
         return claimed

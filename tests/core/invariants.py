@@ -173,9 +173,13 @@ def undone_once(definition: SagaDefinition, events: History) -> str | None:
     return None
 
 
-def bounded_trying(definition: SagaDefinition, events: History) -> str | None:  # noqa: C901 - a line for each event
+def bounded_trying(  # noqa: C901, PLR0912 - a line for each event
+    definition: SagaDefinition, events: History
+) -> str | None:
     """17: attempts that were not cut short by the end of their process fit the policy."""
     spent = Counter[tuple[StepName, Operation]]()
+    # Questions that brought no answer; the last attempt is asked about once more.
+    in_vain = Counter[StepName]()
     asked: set[StepName] = set()
     for event in events:
         match event:
@@ -184,15 +188,18 @@ def bounded_trying(definition: SagaDefinition, events: History) -> str | None:  
             case SagaRetried(steps=steps):
                 for step in steps:
                     spent[step, Operation.EXECUTE] = spent[step, Operation.COMPENSATE] = 0
+                    in_vain[step] = 0
             case StepSucceeded(step=step) | StepFailed(step=step, interrupted=None):
                 # The answer to a question was counted with the attempt that it is about.
                 spent[step, Operation.EXECUTE] += step not in asked
                 asked.discard(step)
             case StepCompensated() | StepCompensationFailed(interrupted=None):
                 spent[event.step, Operation.COMPENSATE] += 1
+            case StepInDoubt(step=step, interrupted=False) if step in asked:
+                in_vain[step] += 1
+                asked.discard(step)
             case StepInDoubt(step=step, interrupted=False):
                 spent[step, event.operation] += 1
-                asked.discard(step)
             case StepInDoubt(step=step):
                 asked.discard(step)
             case _:
@@ -202,7 +209,7 @@ def bounded_trying(definition: SagaDefinition, events: History) -> str | None:  
                 continue
             task = definition.task(name)
             policy = task.retry if operation is Operation.EXECUTE else task.compensate_retry
-            if count > policy.max_attempts:
+            if count > policy.max_attempts or in_vain[name] > policy.max_attempts:
                 return f"{count} attempts to {operation} {name!r}, {policy.max_attempts} allowed"
     return None
 
@@ -395,14 +402,11 @@ def _steps(
     return {event.step for event in events if isinstance(event, kind)}
 
 
-def _owed(definition: SagaDefinition, events: History) -> set[StepName]:  # noqa: C901 - a line for each event
+def _owed(definition: SagaDefinition, events: History) -> set[StepName]:
     """Return the compensable steps that succeeded, or whose attempts were not all denied."""
     found: set[StepName] = set()
-    turned = False
     for event in events:
         match event:
-            case CompensationStarted():
-                turned = True
             case StepSucceeded(step=step) | StepFailed(step=step, effect_happened=True):
                 found.add(step)
             case StepResolved(step=step, resolution=Resolution.SUCCEEDED):
@@ -412,8 +416,6 @@ def _owed(definition: SagaDefinition, events: History) -> set[StepName]:  # noqa
             case StepFailed(step=step, effect_happened=False):
                 found.discard(step)
             case StepResolved(step=step, resolution=Resolution.FAILED):
-                found.discard(step)
-            case StepSkipped(step=step) if not turned:
                 found.discard(step)
             case _:
                 pass

@@ -127,6 +127,17 @@ def test_a_child_that_did_not_complete_fails_its_step(status: Status, undone: st
     assert story.of(ChildEnded)[0].status == status.value
 
 
+def test_a_person_says_what_a_child_behind_the_pivot_would_have_returned() -> None:
+    story = begun(saga(step("a", pivot=True), child(into="delivery")))
+    story.send(succeed("a"), child_ended(status=FAILED))
+    assert story.state.status is Status.PARKED
+
+    story.send(resolve("child", Resolution.SUCCEEDED, {"parcel": 7}))
+
+    assert story.state.context == {"delivery": {"parcel": 7}}
+    assert story.state.status is Status.COMPLETED
+
+
 def test_an_end_is_told_once() -> None:
     story = waiting()
     story.send(child_ended())

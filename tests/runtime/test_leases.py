@@ -226,3 +226,32 @@ async def test_what_an_ending_lease_held_back_starts_with_the_next_one(database:
 
     assert state.status is Status.COMPLETED
     assert len(second.keys) == 1
+
+
+async def test_a_worker_takes_no_more_over_in_a_second_than_it_may(database: str) -> None:
+    """After an outage of many, the other side gets its requests back bit by bit."""
+    saga = one_step(nothing)
+    async with orchestrating(database, saga, worker=False) as client:
+        handles = await client.start_many("one", [Order() for _ in range(30)])
+        # All were begun by somebody who has died.
+        await run_sql(
+            database,
+            "INSERT INTO eventsaga.workers (worker_id, host, pid, lease_until, definitions)"
+            " VALUES ('00000000-0000-0000-0000-000000000001', 'h', 1, '-infinity', '{}')",
+            "UPDATE eventsaga.sagas SET owner = '00000000-0000-0000-0000-000000000001'",
+        )
+        async with orchestrating(database, saga, settings=replace(QUICK, recovery_rate=10)):
+            for handle in handles:
+                await handle.result(timeout=20)
+        histories = [await handle.history() for handle in handles]
+
+    taken = sorted(
+        stored.recorded_at
+        for history in histories
+        for stored in history
+        if stored.type == "SagaRecovered"
+    )
+    assert len(taken) == 30
+    for first, eleventh in zip(taken, taken[10:], strict=False):
+        # A claim is a moment older than what is written of it.
+        assert eleventh - first > timedelta(seconds=0.9)

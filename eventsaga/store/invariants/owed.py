@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 
 from eventsaga.core.definition import ForEachDefinition, StepName
 from eventsaga.core.events import (
-    CompensationStarted,
     Operation,
     Resolution,
     SagaEvent,
@@ -15,7 +14,6 @@ from eventsaga.core.events import (
     StepFailed,
     StepInDoubt,
     StepResolved,
-    StepSkipped,
     StepStarted,
     StepSucceeded,
 )
@@ -35,9 +33,8 @@ class Standing:
         self.happened: set[StepName] = set()
         self.undone: set[StepName] = set()
         self.left: set[StepName] = set()
-        self._is_backward = False
 
-    def read(self, event: SagaEvent) -> None:  # noqa: C901 - a line for each event
+    def read(self, event: SagaEvent) -> None:
         """Take the next event."""
         if isinstance(event, StepStarted):
             return  # an intent says nothing yet, and is every other event
@@ -56,15 +53,11 @@ class Standing:
                 | StepResolved(step=step, resolution=Resolution.FAILED)
             ):
                 self.happened.discard(step)
-            case StepSkipped(step=step) if not self._is_backward:
-                self.happened.discard(step)
             case StepCompensated(step=step) | StepResolved(step=step):
                 self.undone.add(step)
                 self.left.discard(step)
             case _ if (gave_up := compensation_given_up(event)) is not None:
                 self.left.add(gave_up)
-            case CompensationStarted():
-                self._is_backward = True
             case SagaRetried(steps=steps):
                 self.left.difference_update(steps)
             case _:
