@@ -147,6 +147,25 @@ class KeyConflictError(EventSagaError):
         )
 
 
+class NoSuchMomentError(EventSagaError):
+    """The saga had not begun then, or has no event of that number.
+
+    Raised by `Orchestrator.state_at`. The history says when what happened.
+
+    Attributes:
+        saga_id: The saga.
+        reason: What moments it has.
+    """
+
+    def __init__(self, saga_id: UUID, reason: str) -> None:
+        super().__init__(saga_id, reason)
+        self.saga_id = saga_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"saga {self.saga_id} has no such moment: {self.reason}"
+
+
 class SagaNotFoundError(EventSagaError):
     """There is no saga with this id.
 

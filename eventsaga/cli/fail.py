@@ -101,6 +101,7 @@ def _explained(error: Exception) -> tuple[str, int] | None:
     from eventsaga import errors
 
     negative = (
+        errors.NoSuchMomentError,
         errors.SagaNotFoundError,
         errors.IllegalCommandError,
         errors.KeyConflictError,

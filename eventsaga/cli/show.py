@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from eventsaga.cli import ids, target
+from eventsaga.cli import ids, moments, target
 from eventsaga.cli.fail import OK
 from eventsaga.cli.ids import SagaId
 from eventsaga.cli.output import (
@@ -47,6 +47,9 @@ async def show_saga(
     everything: Annotated[
         bool, typer.Option("--all", "-a", help="A line for each of many items, too.")
     ] = False,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="MOMENT", help=f"As of then: {moments.FORMS}.")
+    ] = None,
     database_url: DatabaseUrl = None,
     schema: Schema = None,
     as_json: AsJson = False,
@@ -58,25 +61,31 @@ async def show_saga(
 
     Example:
       eventsaga show 01a205d7-ba5e -v
+      eventsaga show 01a205d7-ba5e --at 2026-11-22T14:03
     """
+    from eventsaga.client.travel import until
     from eventsaga.core.evolve import replay
     from eventsaga.core.state import State
     from eventsaga.observe.summary import summary
     from eventsaga.observe.timeline import timeline
 
+    moment = None if at is None else moments.moment(at)
     target.aim(database_url, schema)
     async with target.opened() as orchestrator:
         found = await ids.find(orchestrator.store, saga_id)
         history = await orchestrator.history(found)
         row = await orchestrator.store.get(found)
         children = await orchestrator.children(found)
+    if moment is not None:
+        # Of others, and of who owned it, its own history knows nothing.
+        history, row, children = until(history, moment), None, ()
     state = replay((stored.event for stored in history), State(found))
     lines = timeline(history)
     if as_json:
         say_json(_as_json(state, row, children, lines))
         return OK
     show(_title(state))
-    show(_header(state, row))
+    show(_header(state, row, past=moment is not None))
     _show_children(children)
     say()
     _show_timeline(lines if everything else summary(lines), verbose=verbose)
@@ -95,7 +104,7 @@ def _title(state: "State") -> "Table":
     return table
 
 
-def _header(state: "State", row: "SagaRow | None") -> "Table":
+def _header(state: "State", row: "SagaRow | None", *, past: bool) -> "Table":
     from eventsaga.store.projection import error_of
 
     error = error_of(state)
@@ -111,7 +120,7 @@ def _header(state: "State", row: "SagaRow | None") -> "Table":
         "context": compact_json(state.context),
         "error": "" if error is None else _error(error),
         "in doubt": some(in_doubt),
-        "now": _next(state) if state.status.is_settled else _now(state, row),
+        "now": "" if past else _next(state) if state.status.is_settled else _now(state, row),
     }
     table = grid(columns=2)
     for label, text in facts.items():

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, Self, cast
 from uuid import UUID
 
@@ -14,9 +15,11 @@ from eventsaga.client.operator import Operator
 from eventsaga.client.registered import distinct, newest
 from eventsaga.client.standing import history_of, state_of
 from eventsaga.client.stop import stop_signal
+from eventsaga.client.travel import until
 from eventsaga.client.view import SagaState, view
 from eventsaga.contexts import checked_input
-from eventsaga.core.state import Status
+from eventsaga.core.evolve import replay
+from eventsaga.core.state import State, Status
 from eventsaga.errors import DefinitionError, SagaNotFoundError, UnknownSagaError
 from eventsaga.observe.log import logger
 from eventsaga.runtime.clock import DatabaseClock
@@ -264,6 +267,31 @@ class Orchestrator(Operator):
             SagaNotFoundError: If there is no such saga.
         """
         return view(await state_of(self.store, saga_id), self._sagas)
+
+    async def state_at(
+        self, saga_id: UUID, *, seq: int | None = None, at: datetime | None = None
+    ) -> SagaState[Any]:
+        """Return where a saga stood after an event, or at an instant.
+
+        Args:
+            saga_id: The saga.
+            seq: After the event of this number.
+            at: At this instant, which must have a timezone: after all events that the
+                database had stored by then.
+
+        Raises:
+            SagaNotFoundError: If there is no such saga.
+            NoSuchMomentError: If it had not begun then, or has no such event.
+            ValueError: If not one of *seq* and *at* is given, or *at* has no timezone.
+        """
+        moment = seq if at is None else at
+        if moment is None or (seq is not None and at is not None):
+            raise ValueError("give either seq or at")
+        if at is not None and at.tzinfo is None:
+            raise ValueError("at must have a timezone")
+        history = until(await self.history(saga_id), moment)
+        state = replay((stored.event for stored in history), State(saga_id))
+        return view(state, self._sagas)
 
     async def list(
         self,

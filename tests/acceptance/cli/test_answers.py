@@ -22,6 +22,7 @@ COMMANDS = [
     ("list",),
     ("show",),
     ("history",),
+    ("diff",),
     ("explain",),
     ("signal",),
     ("cancel",),
