@@ -27,6 +27,8 @@ class Settings:
         poll: Longest time between two looks for sagas that are due or orphaned.
         release_after: A saga that has only to wait for longer than this leaves memory.
         drain_timeout: On shutdown, running attempts may take this long to end.
+        trust_keys: Whether sagas go on by themselves after the database may have lost commits,
+            if none of their steps has a `key_ttl`: every participant remembers keys for ever.
         poison_claims: A saga taken over so often without progress is parked.
         recovery_rate: Sagas of dead workers that one worker takes over in a second at most:
             after a wide outage, participants get their requests back bit by bit.
@@ -55,6 +57,7 @@ class Settings:
     drain_timeout: timedelta = timedelta(seconds=20)
     poison_claims: int = 5
     recovery_rate: int = 500
+    trust_keys: bool = False
     append_batch: int = 200
     append_writers: int = 2
     statement_timeout: timedelta = timedelta(seconds=15)

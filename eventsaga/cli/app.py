@@ -15,6 +15,7 @@ from eventsaga.cli import (
     explain,
     history,
     listing,
+    recover,
     show,
     start,
     tell,
@@ -94,6 +95,7 @@ _COMMANDS: Final[Mapping[str, Callable[..., Answer]]] = {
     "undo": verbs.undo,
     "verify": check.verify,
     "rebuild": check.rebuild,
+    "recover": recover.recover,
     "check": compatible.check,
 }
 _DB_COMMANDS: Final[Mapping[str, Callable[..., Answer]]] = {

@@ -22,6 +22,10 @@ from eventsaga.store.postgres.store import PostgresStore
 from eventsaga.wire.payload import to_json_object
 
 ANSWER_SECONDS: Final = 5.0
+_HELD: Final = "it is held: the database was restored or failed over, and may have lost commits"
+_HELD_REMEDY: Final = (
+    "compare with the participants, then `eventsaga recover --accept-incarnation --reason '…'`"
+)
 
 
 class Operator:
@@ -218,6 +222,8 @@ class Operator:
         """
         state, definition = await judged(self.store, self._sagas.values(), saga_id)
         explained = explain(definition, state)
+        if (await self.store.incarnation()).holds(state):
+            explained = replace(explained, why=(*explained.why, _HELD), remedy=_HELD_REMEDY)
         if Verb.UNDO.value in explained.legal and await bound_to_parent(self.store, state):
             legal = tuple(verb for verb in explained.legal if verb != Verb.UNDO.value)
             return replace(explained, legal=legal)

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from eventsaga import failpoints
 from eventsaga.core.commands import Recover
+from eventsaga.core.definition import ForEachDefinition, StepDefinition
 from eventsaga.core.difference import changes
 from eventsaga.core.state import State
 from eventsaga.errors import DatabaseUnavailableError, DefinitionChangedError
@@ -109,6 +110,10 @@ class Worker:
         self._max_running = {
             saga.name: saga.max_running for saga in sagas.values() if saga.max_running is not None
         }
+        # What may go on although the database may have lost commits.
+        self._live = frozenset(
+            key for key, saga in sagas.items() if settings.trust_keys and _keys_live(saga)
+        )
         self._runs: dict[UUID, Run] = {}
         self._running: Counter[str] = Counter()
         self._starting: set[UUID] = set()
@@ -134,6 +139,7 @@ class Worker:
         """
         await self._refuse_changed_definitions()
         await self._lease.acquire()
+        await self._see_incarnation()
         self._tasks = [
             asyncio.create_task(self._lease.keep(), name="eventsaga-lease"),
             asyncio.create_task(self._watch(), name="eventsaga-claims"),
@@ -499,8 +505,10 @@ class Worker:
         """Claim what there is room for, and what an answer that was lost had granted."""
         claimed: list[Claimed] = []
         if self._claim_in_doubt:
+            # The errors that make a claim doubtful are those of a failover too.
+            await self._see_incarnation()
             known = [*self._runs, *self._starting, *self._leaving]
-            claimed = await self._store.load_owned(self.worker_id, known)
+            claimed = await self._store.load_owned(self.worker_id, known, self._live)
             self._claim_in_doubt = False
         rate = self.settings.recovery_rate
         limit = min(self._room, _CLAIM_BATCH, rate)
@@ -513,12 +521,25 @@ class Worker:
                 limit,
                 priorities=self._priorities,
                 max_running=self._max_running,
+                live=self._live,
             )
             takeovers = sum(saga.previous_owner is not None for saga in claimed)
             self._next_claim_at = self._clock.monotonic() + takeovers / rate
         # More may be due than there is room for: the next room that there is, is used.
         self._starved = limit <= len(claimed)
         return claimed
+
+    async def _see_incarnation(self) -> None:
+        """Note which history of the database this is, and say if sagas are held for it."""
+        seen = await self._store.see_incarnation()
+        if seen.held:
+            _log.error(
+                "sagas_held",
+                sagas=seen.held,
+                system_identifier=seen.system_identifier,
+                timeline=seen.timeline,
+                remedy="the database may have lost commits: see `eventsaga recover --help`",
+            )
 
     async def _look_around(self) -> None:
         """Now and then: tidy the inbox, and say what waits for a definition nobody has."""
@@ -585,3 +606,13 @@ class Worker:
         for message in mail:
             run.receive(message)
         run.decide()
+
+
+def _keys_live(saga: Saga[Any]) -> bool:
+    """Whether every key that *saga* may have sent is remembered for ever."""
+    tasks = (
+        saga.definition.task(name)
+        for name, leaf in saga.definition.steps.items()
+        if isinstance(leaf, StepDefinition | ForEachDefinition)
+    )
+    return all(task.key_ttl is None for task in tasks)

@@ -1,6 +1,6 @@
 """What can a store do? The verbs that the runtime needs, and the data that they carry."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -325,6 +325,39 @@ class Stranded:
     since: datetime
 
 
+class Incarnation(NamedTuple):
+    """Which history of the database this is.
+
+    Attributes:
+        system_identifier: Of the cluster; another one after a logical restore.
+        timeline: Another one after each promotion and each point-in-time recovery.
+        seen_at: When a worker met it first; None if none has.
+        accepted_at: When somebody took the responsibility; None if nobody has.
+        accepted_by: Who that was.
+        reason: What was said.
+        held: How many sagas wait for that.
+    """
+
+    system_identifier: int
+    timeline: int
+    seen_at: datetime | None
+    accepted_at: datetime | None
+    accepted_by: str | None
+    reason: str | None
+    held: int
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether sagas that were under way go on."""
+        return self.accepted_at is not None
+
+    def holds(self, state: State) -> bool:
+        """Whether a saga that stands so waits until the incarnation is accepted."""
+        forward = state.status in {Status.PENDING, Status.RUNNING}
+        is_older = self.seen_at is None or state.created_at < self.seen_at
+        return forward and is_older and not self.is_accepted
+
+
 class Store(Protocol):
     """Where sagas are kept. All methods but the first two are coroutines.
 
@@ -348,6 +381,10 @@ class Store(Protocol):
         process: str | None = None,
     ) -> datetime:
         """Grant the first lease and return the database's clock."""
+        ...
+
+    async def see_incarnation(self) -> Incarnation:
+        """Note which history of the database this is, and return it."""
         ...
 
     async def neighbours(self, machine: str) -> list[tuple[UUID, str]]:
@@ -378,6 +415,7 @@ class Store(Protocol):
         *,
         priorities: Mapping[str, int] = ...,
         max_running: Mapping[str, int] = ...,
+        live: Collection[DefinitionKey] = ...,
     ) -> list[Claimed]:
         """Take over at most *limit* sagas that are due, have mail, or lost their worker.
 
@@ -387,11 +425,15 @@ class Store(Protocol):
             limit: At least 1.
             priorities: By name of the saga, higher first; 0 for those that are left out.
             max_running: By name, most sagas that all workers hold at the same time. What
-                has mail or lost its worker is taken all the same.
+                lost its worker is taken all the same.
+            live: Those whose keys all participants remember: they are not held when the
+                database may have lost commits.
         """
         ...
 
-    async def load_owned(self, worker_id: UUID, known: Sequence[UUID]) -> list[Claimed]:
+    async def load_owned(
+        self, worker_id: UUID, known: Sequence[UUID], live: Collection[DefinitionKey] = ...
+    ) -> list[Claimed]:
         """Return what the worker owns beyond *known*, after an answer was lost."""
         ...
 

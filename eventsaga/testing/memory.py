@@ -7,7 +7,7 @@ goes through the same codec and the same hash chain. Both stores pass one suite 
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -29,6 +29,7 @@ from eventsaga.store.ports import (
     Fenced,
     GivenUp,
     Grant,
+    Incarnation,
     Message,
     Refused,
     Renewal,
@@ -49,6 +50,7 @@ from eventsaga.store.postgres.start import EncodedStart, encode_start
 from eventsaga.store.projection import error_text
 from eventsaga.wire.payload import dump, load
 
+BEGINNING: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 _ANSWERS_LAST: Final = timedelta(hours=1)
 _GRACE: Final = timedelta(seconds=5)
@@ -249,6 +251,10 @@ class MemoryStore:
         self._workers[worker_id] = _Worker(self._now() + lease_time, definitions, process)
         return self._now()
 
+    async def see_incarnation(self) -> Incarnation:
+        """Return the only one that there is."""
+        return Incarnation(0, 1, BEGINNING, BEGINNING, "", "", 0)
+
     async def neighbours(self, machine: str) -> list[tuple[UUID, str]]:
         """Return the living workers of *machine*, each with its process."""
         return [
@@ -295,8 +301,10 @@ class MemoryStore:
         *,
         priorities: Mapping[str, int] = _NONE,
         max_running: Mapping[str, int] = _NONE,
+        live: Collection[DefinitionKey] = (),
     ) -> list[Claimed]:
         """Take over at most *limit* sagas that are due, have mail, or lost their worker."""
+        del live  # nothing is ever held: memory loses all or nothing
         if not self._lives(worker_id) or worker_id in self._dead:
             return []
         known = set(definitions)
@@ -358,8 +366,11 @@ class MemoryStore:
             unreadable=unreadable,
         )
 
-    async def load_owned(self, worker_id: UUID, known: Sequence[UUID]) -> list[Claimed]:
+    async def load_owned(
+        self, worker_id: UUID, known: Sequence[UUID], live: Collection[DefinitionKey] = ()
+    ) -> list[Claimed]:
         """Return what the worker owns beyond *known*, after an answer was lost."""
+        del live
         seen = set(known)
         return [
             self._loaded(saga_id, None)

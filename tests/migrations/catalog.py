@@ -54,4 +54,7 @@ async def describe(url: str, schema: str) -> list[str]:
         ]
     finally:
         await connection.close()
-    return sorted(line.replace(f"{schema}.", "eventsaga.") for line in lines)
+    # The bodies of functions quote it.
+    return sorted(
+        line.replace(f'"{schema}"', schema).replace(f"{schema}.", "eventsaga.") for line in lines
+    )

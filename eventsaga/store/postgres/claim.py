@@ -5,7 +5,7 @@ taken: those that are due, those that somebody wrote to while they slept, and th
 worker's lease has ended. A worker takes only what it has the definition of.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -21,9 +21,12 @@ from eventsaga.store.postgres.rows import columns
 # is counted although nobody lives to say so.
 CLAIM: Final = """
 WITH mine AS MATERIALIZED (
-    SELECT d.name, d.version, d.fingerprint, d.priority, d.most
-      FROM unnest($2::text[], $3::int[], $4::text[], $6::int[], $7::int[])
-           AS d(name, version, fingerprint, priority, most)
+    SELECT d.name, d.version, d.fingerprint, d.priority, d.most,
+           -- What is older, and goes forward, waits until the incarnation is accepted.
+           CASE WHEN d.is_live THEN '-infinity'
+                ELSE (SELECT eventsaga.held_before()) END AS held_before
+      FROM unnest($2::text[], $3::int[], $4::text[], $6::int[], $7::int[], $8::bool[])
+           AS d(name, version, fingerprint, priority, most, is_live)
      -- Who has no lease is given nothing, least of all what was its own.
      WHERE EXISTS (SELECT FROM eventsaga.workers w
                     WHERE w.worker_id = $1::uuid AND w.lease_until > clock_timestamp())
@@ -50,7 +53,9 @@ WITH mine AS MATERIALIZED (
                     WHERE s.name = n.name
                       AND s.owner IS NULL AND s.wake_at <= statement_timestamp()
                       AND (s.version, s.fingerprint) IN (
-                              SELECT m.version, m.fingerprint FROM mine m WHERE m.name = n.name)
+                              SELECT m.version, m.fingerprint FROM mine m
+                               WHERE m.name = n.name AND (s.created_at >= m.held_before
+                                  OR s.status NOT IN ('PENDING', 'RUNNING')))
                     ORDER BY s.wake_at
                     LIMIT n.room
                       FOR UPDATE SKIP LOCKED) l) d
@@ -76,7 +81,9 @@ WITH mine AS MATERIALIZED (
                    WHERE s.saga_id = i.saga_id AND s.name = n.name AND s.owner IS NULL
                      AND (n.room > 0 OR o.is_settled)
                      AND (s.version, s.fingerprint) IN (
-                             SELECT m.version, m.fingerprint FROM mine m WHERE m.name = n.name)
+                             SELECT m.version, m.fingerprint FROM mine m
+                              WHERE m.name = n.name AND (s.created_at >= m.held_before
+                                 OR s.status NOT IN ('PENDING', 'RUNNING')))
                      FOR UPDATE OF s SKIP LOCKED) s
             LIMIT $5) l
 ), orphaned AS (
@@ -84,7 +91,9 @@ WITH mine AS MATERIALIZED (
       FROM eventsaga.workers w
       JOIN eventsaga.sagas s ON s.owner = w.worker_id
      WHERE w.lease_until <= clock_timestamp()
-       AND (s.name, s.version, s.fingerprint) IN (SELECT name, version, fingerprint FROM mine)
+       AND (s.name, s.version, s.fingerprint) IN (
+               SELECT m.name, m.version, m.fingerprint FROM mine m
+                WHERE s.created_at >= m.held_before OR s.status NOT IN ('PENDING', 'RUNNING'))
      LIMIT $5
        -- A heartbeat in flight holds the worker's row: then its lease is not judged now.
        FOR UPDATE OF s SKIP LOCKED
@@ -128,8 +137,11 @@ SELECT count(*) FROM known
 
 OWNED: Final = """
 SELECT saga_id, claims, NULL::uuid AS previous_owner
-  FROM eventsaga.sagas
+  FROM eventsaga.sagas s
  WHERE owner = $1::uuid AND NOT saga_id = ANY ($2::uuid[])
+   AND (status NOT IN ('PENDING', 'RUNNING') OR created_at >= (SELECT eventsaga.held_before())
+        OR (name, version, fingerprint) IN (
+               SELECT * FROM unnest($3::text[], $4::int[], $5::text[])))
 """
 
 HISTORIES: Final = """
@@ -149,11 +161,10 @@ async def claim(  # noqa: PLR0917 - two statements and what they are given
     limit: int,
     priorities: Mapping[str, int],
     max_running: Mapping[str, int],
+    live: Collection[DefinitionKey] = (),
 ) -> list[Any]:
     """Make *worker_id* the owner of at most *limit* sagas and return their rows."""
-    names, versions, fingerprints = (
-        [definition[part] for definition in definitions] for part in range(3)
-    )
+    names, versions, fingerprints = parts(definitions)
     arguments = (
         worker_id,
         names,
@@ -162,12 +173,18 @@ async def claim(  # noqa: PLR0917 - two statements and what they are given
         limit,
         [priorities.get(str(name), 0) for name in names],
         [max_running.get(str(name)) for name in names],
+        [definition in live for definition in definitions],
     )
     if not max_running:
         return await connection.fetch(statement, *arguments)
     async with connection.transaction():
         await connection.execute(lock_names, sorted(max_running))
         return await connection.fetch(statement, *arguments)
+
+
+def parts(definitions: Collection[DefinitionKey]) -> list[list[Any]]:
+    """Return the names, the versions and the fingerprints of *definitions*."""
+    return [[definition[part] for definition in definitions] for part in range(3)]
 
 
 # By the database's clock: the caller's may not agree with it. Whoever gives a saga up has

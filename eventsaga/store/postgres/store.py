@@ -3,7 +3,7 @@
 It owns the connections and nothing else: every verb is a function of its own module.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -27,6 +27,7 @@ from eventsaga.store.ports import (
     Dismissal,
     GivenUp,
     Grant,
+    Incarnation,
     Message,
     Renewal,
     SagaRow,
@@ -36,7 +37,16 @@ from eventsaga.store.ports import (
     Stranded,
     Transaction,
 )
-from eventsaga.store.postgres import claim, define, lease, limits, mail, read, schedule
+from eventsaga.store.postgres import (
+    claim,
+    define,
+    incarnation,
+    lease,
+    limits,
+    mail,
+    read,
+    schedule,
+)
 from eventsaga.store.postgres import start as starting
 from eventsaga.store.postgres.connect import (
     CONNECTION_ERRORS,
@@ -118,6 +128,9 @@ class _Statements:
     register_worker: str = lease.REGISTER
     renew: str = lease.RENEW
     release: str = lease.RELEASE
+    see_incarnation: str = incarnation.SEE
+    show_incarnation: str = incarnation.SHOW
+    accept_incarnation: str = incarnation.ACCEPT
     neighbours: str = lease.NEIGHBOURS
     end_leases: str = lease.END
     record_definitions: str = define.RECORD
@@ -268,6 +281,25 @@ class PostgresStore:
             return await lease.release(connection, self._sql.release, worker_id)
 
     @_asked_again
+    async def see_incarnation(self) -> Incarnation:
+        """Note which history of the database this is, and return it."""
+        async with self.connection() as connection:
+            await connection.execute(self._sql.see_incarnation)
+            return await incarnation.show(connection, self._sql.show_incarnation)
+
+    @_asked_again
+    async def incarnation(self) -> Incarnation:
+        """Return which history of the database this is."""
+        async with self.connection() as connection:
+            return await incarnation.show(connection, self._sql.show_incarnation)
+
+    @_asked_again
+    async def accept_incarnation(self, actor: str, reason: str) -> int:
+        """Let go on what was held, and return how many sagas that are."""
+        async with self.connection() as connection:
+            return int(await connection.fetchval(self._sql.accept_incarnation, actor, reason))
+
+    @_asked_again
     async def neighbours(self, machine: str) -> list[tuple[UUID, str]]:
         """Return the living workers of *machine*, each with its process."""
         async with self.connection(heart=True) as connection:
@@ -295,6 +327,7 @@ class PostgresStore:
         *,
         priorities: Mapping[str, int] = _NONE,
         max_running: Mapping[str, int] = _NONE,
+        live: Collection[DefinitionKey] = (),
     ) -> list[Claimed]:
         """Take over at most *limit* sagas that are due, have mail, or lost their worker."""
         async with self.connection() as connection:
@@ -307,16 +340,21 @@ class PostgresStore:
                 limit,
                 priorities,
                 max_running,
+                live,
             )
             if failpoints.armed and rows:
                 await failpoints.reach("after_claim_commit")
             return await claim.load(connection, self._sql.histories, rows)
 
     @_asked_again
-    async def load_owned(self, worker_id: UUID, known: Sequence[UUID]) -> list[Claimed]:
+    async def load_owned(
+        self, worker_id: UUID, known: Sequence[UUID], live: Collection[DefinitionKey] = ()
+    ) -> list[Claimed]:
         """Return what the worker owns beyond *known*, after an answer was lost."""
         async with self.connection() as connection:
-            rows = await connection.fetch(self._sql.owned_sagas, worker_id, list(known))
+            rows = await connection.fetch(
+                self._sql.owned_sagas, worker_id, list(known), *claim.parts(live)
+            )
             return await claim.load(connection, self._sql.histories, rows)
 
     @_asked_again

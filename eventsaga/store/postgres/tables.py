@@ -4,6 +4,7 @@ from typing import Any, Final, cast
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     Column,
     DateTime,
@@ -190,6 +191,19 @@ permits: Final = Table(
     Column("held", Integer, nullable=False),
     PrimaryKeyConstraint("key", "worker_id", name="permits_pkey"),
     comment="how many attempts of a limited step a worker runs",
+)
+
+incarnations: Final = Table(
+    "incarnations",
+    metadata,
+    Column("system_identifier", BigInteger, nullable=False),
+    Column("timeline", Integer, nullable=False),
+    Column("seen_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("accepted_at", _INSTANT, comment="null: what was under way is held"),
+    Column("accepted_by", Text),
+    Column("reason", Text),
+    PrimaryKeyConstraint("system_identifier", "timeline", name="incarnations_pkey"),
+    comment="every history that the database has had: it may have lost commits in between",
 )
 
 schedules: Final = Table(

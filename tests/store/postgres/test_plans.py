@@ -110,8 +110,8 @@ def _append_arguments() -> list[Any]:
 _INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 STATEMENTS: Final[dict[str, tuple[str, list[Any]]]] = {
-    "claim": (claim.CLAIM, [_ANY, *_NAMES, 200, [0], [None]]),
-    "look up what is owned": (claim.OWNED, [_ANY, [_ANY]]),
+    "claim": (claim.CLAIM, [_ANY, *_NAMES, 200, [0], [None], [False]]),
+    "look up what is owned": (claim.OWNED, [_ANY, [_ANY], *_NAMES]),
     "load histories": (claim.HISTORIES, [[UUID(int=n) for n in range(200)]]),
     "give up": (claim.GIVE_UP, [_ANY, [_ANY], [_INSTANT], [1]]),
     "release": (lease.RELEASE, [_ANY]),
@@ -225,7 +225,8 @@ def flooded(server_url: str, template: str) -> Iterator[str]:
 async def test_a_claim_reads_no_more_of_a_flood_than_it_may_take(flooded: str, mode: str) -> None:
     """By the index, from the oldest on: neither the rest of the flood, nor what sleeps."""
     kinds = ["order", "refund", "nap"]
-    arguments = [_ANY, kinds, [1, 1, 1], ["f"] * 3, 200, [0, 0, 0], [None, None, 150]]
+    arguments = [_ANY, kinds, [1, 1, 1], ["f"] * 3, 200, [0, 0, 0]]
+    arguments += [[None, None, 150], [False] * 3]
     connection = await asyncpg.connect(flooded)
     await connection.execute(f"SET plan_cache_mode = {mode}")
     async with _undone(connection):

@@ -1,0 +1,73 @@
+"""Has the database lost commits, and who says that sagas may go on all the same?"""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eventsaga.cli import target
+from eventsaga.cli.ask import Actor, user
+from eventsaga.cli.fail import NO, OK, CommandError
+from eventsaga.cli.output import AsJson, clean, instant, say, say_json
+from eventsaga.cli.target import DatabaseUrl, Schema
+
+if TYPE_CHECKING:
+    from eventsaga.store.ports import Incarnation
+
+
+async def recover(
+    *,
+    accept: Annotated[
+        bool,
+        typer.Option("--accept-incarnation", help="Let go on what is held. Needs --reason."),
+    ] = False,
+    reason: Annotated[
+        str | None,
+        typer.Option("--reason", "-r", metavar="TEXT", help="Why; recorded.", show_default=False),
+    ] = None,
+    actor: Actor = None,
+    database_url: DatabaseUrl = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show whether the database may have lost commits.
+
+    After an asynchronous failover, or when a backup was restored, steps may have taken effect
+    that the tables know nothing of. The database has another system identifier or timeline
+    then. Sagas that were going forward are held: they would send requests again that the
+    participants may have forgotten. Sagas that go back, and new ones, are not.
+
+    Compare with the participants first; then accept, and all go on. Exit 1 while any is held.
+
+    Example:
+      eventsaga recover
+      eventsaga recover --accept-incarnation --reason 'failover; payments compared, none lost'
+    """
+    if accept != bool(reason and reason.strip()):
+        raise CommandError("--accept-incarnation and --reason belong together")
+    target.aim(database_url, schema)
+    async with target.opened() as orchestrator:
+        store = orchestrator.store
+        let_go = await store.accept_incarnation(actor or user(), reason) if accept and reason else 0
+        found = await store.incarnation()
+    if as_json:
+        say_json({**found._asdict(), "let_go": let_go})
+    else:
+        _say(found)
+        if let_go:
+            say(f"{let_go:,} sagas go on, as soon as a worker comes to them.")
+    return NO if found.held else OK
+
+
+def _say(found: "Incarnation") -> None:
+    said: dict[str, Any] = {
+        "system": found.system_identifier,
+        "timeline": found.timeline,
+        "first met": "not yet" if found.seen_at is None else instant(found.seen_at),
+    }
+    say(", ".join(f"{name} {value}" for name, value in said.items()))
+    if found.accepted_at is not None:
+        why = f": {found.reason}" if found.reason else ""
+        say(clean(f"accepted {instant(found.accepted_at)} by {found.accepted_by}{why}"))
+        return
+    say(f"not accepted: the database may have lost commits. {found.held:,} sagas are held.")
+    say("Let them go on: eventsaga recover --accept-incarnation --reason '…'")
