@@ -28,6 +28,10 @@ setup: $(READY) ## Create .venv with everything the other targets need
 demo: $(READY) ## Run the order saga over four real services on an embedded PostgreSQL
 	@$(BIN)/eventsaga demo
 
+.PHONY: drill
+drill: $(READY) ## Kill workers of the order saga at each of its boundaries; ARGS="--mode all" does more
+	@$(BIN)/eventsaga drill demo $(ARGS)
+
 .PHONY: test
 test: $(READY) ## Run all tests, fast ones first
 	@$(BIN)/python -m pytest tests/core --quiet --cov=eventsaga.core --cov-branch --cov-fail-under=100

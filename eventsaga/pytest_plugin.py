@@ -1,14 +1,15 @@
 """Which fixtures are there for tests of sagas? Loaded by pytest by itself, heavy parts on use.
 
 ``saga_simulator`` runs a saga in memory and in virtual time; ``saga_database`` is a migrated
-PostgreSQL database of one test, a copy of a template, which takes some 30 ms.
+PostgreSQL database of one test, a copy of a template, which takes some 30 ms; ``saga_drill``
+kills real workers at each boundary of a saga.
 ``EVENTSAGA_TEST_DATABASE_URL`` names a server; without it one is started from the wheel of
 the extra ``embedded``.
 """
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ from uuid import uuid4
 import pytest
 
 if TYPE_CHECKING:
+    from eventsaga.drill import Report
     from eventsaga.testing import Simulator
 
 
@@ -59,6 +61,21 @@ def saga_database(saga_server: str, saga_template: str) -> Iterator[str]:
     _execute(saga_server, f"CREATE DATABASE {name} TEMPLATE {saga_template}")
     yield in_database(saga_server, name)
     _execute(saga_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def saga_drill(saga_server: str) -> "Callable[..., Coroutine[Any, Any, Report]]":
+    """Kill workers of a saga, and see it through.
+
+    ``report = await saga_drill("shop.sagas:orchestrator", context={...})``. The arguments are
+    those of `eventsaga.drill.drill` but for the server; ``report.require_ok()`` raises with
+    the history of a saga that did not come through.
+    """
+    from functools import partial
+
+    from eventsaga.drill import drill
+
+    return partial(drill, saga_server)
 
 
 def in_database(url: str, name: str) -> str:

@@ -12,6 +12,7 @@ from eventsaga.cli import (
     demo,
     diagram,
     diff,
+    drill,
     explain,
     history,
     listing,
@@ -97,6 +98,7 @@ _COMMANDS: Final[Mapping[str, Callable[..., Answer]]] = {
     "rebuild": check.rebuild,
     "recover": recover.recover,
     "check": compatible.check,
+    "drill": drill.drill,
 }
 _DB_COMMANDS: Final[Mapping[str, Callable[..., Answer]]] = {
     "upgrade": db.upgrade,

@@ -88,7 +88,7 @@ async def show_saga(
     show(_header(state, row, past=moment is not None))
     _show_children(children)
     say()
-    _show_timeline(lines if everything else summary(lines), verbose=verbose)
+    show_timeline(lines if everything else summary(lines), verbose=verbose)
     return OK
 
 
@@ -238,7 +238,8 @@ _ROOM_FOR_CLOCK: Final = 80
 _MOST_CHILDREN: Final = 20
 
 
-def _show_timeline(lines: "Sequence[Line]", *, verbose: bool) -> None:
+def show_timeline(lines: "Sequence[Line]", *, verbose: bool) -> None:
+    """Write *lines*, one below the other; the details below each where there is no room."""
     start, room = lines[0].at, width()
     beside = room >= _ROOM_FOR_DETAIL
     instant_of = clock if start.date() == lines[-1].at.date() else instant
