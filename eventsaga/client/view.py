@@ -70,13 +70,12 @@ class SagaState(Generic[Context]):
 def view(state: State, sagas: Mapping[DefinitionKey, Saga[Any]]) -> SagaState[Any]:
     """Return *state* with the context as the model of its saga, if that is one of *sagas*."""
     saga = sagas.get((state.saga_name, state.version, state.fingerprint))
-    context: Any = state.context
     return SagaState(
         saga_id=state.saga_id,
         saga_name=state.saga_name,
         version=state.version,
         status=state.status,
-        context=dict(context) if saga is None else to_context(saga, context),
+        context=_shown(state, saga),
         completed_steps=tuple(state.in_phase(Phase.SUCCEEDED)),
         compensated_steps=tuple(state.in_phase(Phase.COMPENSATED)),
         in_doubt_steps=tuple(name for name, step in state.steps.items() if step.is_in_doubt),
@@ -87,6 +86,12 @@ def view(state: State, sagas: Mapping[DefinitionKey, Saga[Any]]) -> SagaState[An
         created_at=state.created_at,
         updated_at=state.updated_at,
     )
+
+
+def _shown(state: State, saga: Saga[Any] | None) -> Any:
+    if state.input is not None:
+        return {}  # nobody has validated it
+    return dict(state.context) if saga is None else to_context(saga, state.context)
 
 
 def _error(state: State) -> SagaError | None:

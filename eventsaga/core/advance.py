@@ -8,12 +8,14 @@ The commands of `decide` only say what happened.
 from datetime import datetime
 from typing import Final
 
+from eventsaga.core.answers import AnswerError
 from eventsaga.core.backward import advance_backward
 from eventsaga.core.definition import SignalDefinition, StepName
-from eventsaga.core.draft import Draft
+from eventsaga.core.draft import Draft, later
 from eventsaga.core.events import (
     CompensationStarted,
     ParkReason,
+    SagaAccepted,
     SagaParked,
 )
 from eventsaga.core.forward import advance_forward
@@ -26,6 +28,10 @@ _REMEDY: Final = {
     ParkReason.IN_DOUBT: (
         "ask the other side whether it happened, then resolve the step; or retry it with the "
         "same key, skip it, or cancel the saga"
+    ),
+    ParkReason.INVALID_CONTEXT: (
+        "cancel the saga and start another with a context that fits; or retry it when the model "
+        "of its workers takes this one"
     ),
     ParkReason.RETRIES_EXHAUSTED: (
         "retry the step when its cause is mended; or resolve or skip it: there is no way back"
@@ -50,7 +56,7 @@ def advance(
     """
     state = draft.state
     if state.status in _GOING_FORWARD:
-        if state.turn is None:
+        if state.turn is None and _is_accepted(draft, at, hold=hold):
             advance_forward(draft, at, hold=hold, ended=ended)
         if not hold and _must_stop(state):
             if state.stuck_steps or state.turn is None:
@@ -67,6 +73,33 @@ def advance(
             ended = None
     if state.status is Status.COMPENSATING:
         advance_backward(draft, at, hold=hold, ended=ended)
+
+
+def _is_accepted(draft: Draft, at: datetime, *, hold: bool) -> bool:
+    """Validate what was started in SQL; return whether the saga may begin."""
+    text = draft.state.input
+    if text is None:
+        return True
+    if hold:
+        return False
+    try:
+        context = draft.answers.accept(text)
+    except AnswerError as error:
+        draft.emit(
+            SagaParked(
+                at=at,
+                reason=ParkReason.INVALID_CONTEXT,
+                steps=(),
+                message=error.message,
+                remedy=_REMEDY[ParkReason.INVALID_CONTEXT],
+            )
+        )
+        return False
+    limit = draft.definition.deadline
+    draft.emit(
+        SagaAccepted(at=at, context=context, deadline_at=later(at, limit) if limit else None)
+    )
+    return True
 
 
 def _must_stop(state: State) -> bool:

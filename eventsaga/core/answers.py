@@ -43,6 +43,10 @@ class Answers(Protocol):
     Every method raises `AnswerError` if there is no answer.
     """
 
+    def accept(self, text: str, /) -> JsonObject:
+        """Return the context that JSON *text* stands for, as the model writes it."""
+        ...
+
     def holds(self, state: State, step: StepName, /) -> bool:
         """Return whether the predicate of *step* holds."""
         ...
@@ -66,6 +70,10 @@ class Answers(Protocol):
 
 class NoAnswers:
     """For definitions that ask nothing."""
+
+    def accept(self, _text: str) -> JsonObject:
+        """Refuse."""
+        _refuse("the input")
 
     def holds(self, _state: State, step: StepName) -> bool:
         """Refuse."""

@@ -47,6 +47,7 @@ class ParkReason(StrEnum):
     COMPENSATION_FAILED = "compensation_failed"
     POISON = "poison"
     IN_DOUBT = "in_doubt"
+    INVALID_CONTEXT = "invalid_context"
     RETRIES_EXHAUSTED = "retries_exhausted"
     SIGNAL_TIMEOUT = "signal_timeout"
 
@@ -75,12 +76,14 @@ class SagaStarted:
         saga_name: Its definition.
         version: Version of the definition.
         fingerprint: Hash of the definition's shape.
-        context: The validated input.
+        context: The validated input; empty if *input* is given.
         correlation_id: Sent along with every call that the saga makes.
         key: The start key, if it was started with one.
         deadline_at: After this the saga is compensated; None for never.
         parent_id: The saga of which this is a step; None if it is none.
         parent_step: The step that it is.
+        input: JSON text of an input that nobody has validated yet: the saga was started in
+            SQL. A worker answers with `SagaAccepted`, or parks it. None if it was validated.
     """
 
     at: datetime
@@ -93,6 +96,22 @@ class SagaStarted:
     deadline_at: datetime | None = None
     parent_id: UUID | None = None
     parent_step: StepName | None = None
+    input: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaAccepted:
+    """A worker has validated the input of a saga that was started in SQL.
+
+    Attributes:
+        at: When.
+        context: The validated input.
+        deadline_at: After this the saga is compensated; None for never.
+    """
+
+    at: datetime
+    context: JsonObject
+    deadline_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -610,6 +629,7 @@ class SagaCompensated:
 
 SagaEvent = (
     SagaStarted
+    | SagaAccepted
     | StepStarted
     | StepSucceeded
     | StepFailed

@@ -20,6 +20,7 @@ from eventsaga.core.events import (
     Next,
     Operation,
     Resolution,
+    SagaAccepted,
     SagaCancelRequested,
     SagaCompensated,
     SagaCompleted,
@@ -96,6 +97,9 @@ def _fold(state: State, event: SagaEvent) -> None:  # noqa: C901 - a line for ea
             _apply_wait(state, event)
         case SagaStarted():
             _apply_started(state, event)
+        case SagaAccepted():
+            state.context, state.input = event.context, None
+            state.deadline_at = event.deadline_at
         case SagaCompleted() | SagaCompensated() | SagaParked() | SagaFailed():
             _settle(state, event)
         case SagaRetried() | StepResolved() | UndoRequested():
@@ -117,7 +121,7 @@ def _apply_started(state: State, event: SagaStarted) -> None:
     state.saga_name = event.saga_name
     state.version = event.version
     state.fingerprint = event.fingerprint
-    state.context = event.context
+    state.context, state.input = event.context, event.input
     state.correlation_id = event.correlation_id
     state.key = event.key
     state.parent_id, state.parent_step = event.parent_id, event.parent_step

@@ -27,6 +27,7 @@ from eventsaga.core.events import (
     Next,
     Operation,
     Resolution,
+    SagaAccepted,
     SagaCancelRequested,
     SagaCompensated,
     SagaCompleted,
@@ -69,6 +70,19 @@ def first_violation(events: Iterable[SagaEvent]) -> tuple[int, str] | None:
         except _UngrammaticalError as error:
             return seq, f"{type(event).__name__} cannot stand here: {error}"
     return None
+
+
+# What only a saga with a valid context does on its way forward.
+_BEGINNING: Final = (
+    StepStarted,
+    TimerStarted,
+    SignalAwaited,
+    ChildStarted,
+    ForEachStarted,
+    StepSkipped,
+    StepFailed,
+    SagaCompleted,
+)
 
 
 class _UngrammaticalError(Exception):
@@ -128,6 +142,7 @@ class _Automaton:
     def __init__(self) -> None:
         self._stage = _Stage.NEW
         self._is_parked = False
+        self._is_accepted = True
         self._has_pivoted = False
         self._end: SagaEvent | None = None
         self._steps: dict[StepName, _Step] = {}
@@ -145,6 +160,8 @@ class _Automaton:
         )
         if not isinstance(event, HookDelivered | HookFailed | UndoRequested):
             _require(self._stage is not _Stage.ENDED, "the saga has ended")
+        begins = isinstance(event, _BEGINNING)
+        _require(self._is_accepted or not begins, "nobody has validated the input")
         match event:
             case (
                 StepStarted() | TimerStarted() | SignalAwaited() | ChildStarted() | ForEachStarted()
@@ -175,6 +192,7 @@ class _Automaton:
     def _on_saga_event(  # noqa: C901 - a line for each event
         self,
         event: SagaStarted
+        | SagaAccepted
         | CompensationStarted
         | SagaCancelRequested
         | SagaDeadlineExceeded
@@ -190,6 +208,12 @@ class _Automaton:
         match event:
             case SagaStarted():
                 self._stage = _Stage.FORWARD
+                self._is_accepted = event.input is None
+            case SagaAccepted():
+                self._require_awake()
+                self._require_stage(_Stage.FORWARD, "the saga goes back")
+                _require(not self._is_accepted, "the input was validated before")
+                self._is_accepted = True
             case SagaCancelRequested() | SagaDeadlineExceeded():
                 self._require_stage(_Stage.FORWARD, "the saga goes back already")
                 _require(not self._has_pivoted, "the saga has passed its pivot")

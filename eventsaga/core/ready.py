@@ -121,6 +121,8 @@ def pivot_is_open(definition: SagaDefinition, state: State) -> bool:
 
 def owed_hook(definition: SagaDefinition, state: State) -> Hook | None:
     """Return the hook that is to be told how the saga ended; None if none is."""
+    if state.input is not None:
+        return None  # a hook takes the context, and there is none
     hook = _HOOK_OF.get(state.status)
     return hook if hook in definition.hooks and not state.hook_is_done else None
 

@@ -241,6 +241,7 @@ class State:
         seq: Number of events folded; 0 before `SagaStarted`.
         status: Where it stands as a whole.
         context: The input with all results merged.
+        input: JSON text of an input that is not validated yet; None if it is.
         steps: Every step that was started, in order of first start.
         open_steps: Those under way or due (a set that keeps its order).
         stuck_steps: Those that gave up, so that a person is needed.
@@ -278,6 +279,7 @@ class State:
     parent_id: UUID | None = None
     parent_step: StepName | None = None
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    input: str | None = None
     steps: dict[StepName, StepState] = field(default_factory=dict[StepName, StepState])
     open_steps: dict[StepName, None] = field(default_factory=dict[StepName, None])
     stuck_steps: dict[StepName, None] = field(default_factory=dict[StepName, None])

@@ -21,6 +21,7 @@ from eventsaga.core.events import (
     HookDelivered,
     HookFailed,
     Operation,
+    SagaAccepted,
     SagaCancelRequested,
     SagaCompensated,
     SagaCompleted,
@@ -60,6 +61,7 @@ _Begun = (
 _Ended = StepSucceeded | StepFailed | StepInDoubt | StepCompensated | StepCompensationFailed
 _OfTheSaga = (
     SagaStarted
+    | SagaAccepted
     | CompensationStarted
     | SagaCancelRequested
     | SagaDeadlineExceeded
@@ -362,18 +364,24 @@ def _of_the_saga(stored: Recorded, event: _OfTheSaga) -> Line:
     )
 
 
+_SAID_BY_NAME: Final = {
+    SagaAccepted: "accepted",
+    SagaCompleted: "completed",
+    SagaCompensated: "compensated",
+    SagaDeadlineExceeded: "deadline exceeded",
+}
+
+
 def _told(event: _OfTheSaga) -> tuple[str, str]:  # noqa: PLR0911 - a line for each kind
     """Return the outcome and the detail of an event."""
     match event:
         case SagaStarted():
+            if event.input is not None:
+                return "started", "in SQL; its input is still to be validated"
             parent = event.parent_id
             return "started", "" if parent is None else f"by {event.parent_step} of {parent}"
-        case SagaCompleted():
-            return "completed", ""
-        case SagaCompensated():
-            return "compensated", ""
-        case SagaDeadlineExceeded():
-            return "deadline exceeded", ""
+        case SagaAccepted() | SagaCompleted() | SagaCompensated() | SagaDeadlineExceeded():
+            return _SAID_BY_NAME[type(event)], ""
         case SagaRecovered():
             by, previous = str(event.worker_id), str(event.previous_worker_id)
             return "taken over", f"by worker {by[:8]} from {previous[:8]}"

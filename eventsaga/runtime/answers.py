@@ -21,7 +21,7 @@ from eventsaga.runtime.outcome import describe
 from eventsaga.runtime.patch import require_fit
 from eventsaga.saga import Saga, to_timedelta
 from eventsaga.saga.functions import BoundQuestion
-from eventsaga.wire.payload import to_json_object
+from eventsaga.wire.payload import check_size, load, to_json_object
 
 
 class SagaAnswers:
@@ -48,6 +48,15 @@ class SagaAnswers:
             self._model = to_context(self._saga, state.context)
             self._seen = state.context
         return self._model
+
+    def accept(self, text: str) -> JsonObject:
+        """Return the context that JSON *text* stands for, as the model writes it."""
+        try:
+            check_size(text, "$")
+            return checked_input(self._saga, load(text))
+        except Exception as error:
+            # Nobody has looked at the text before, and the model's validators are the user's.
+            raise _refused(error) from error
 
     def holds(self, state: State, step: StepName) -> bool:
         """Return whether the predicate of *step* holds."""

@@ -19,6 +19,7 @@ Upcaster = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 _CLASS_OF: Final[Mapping[str, type[ev.SagaEvent]]] = {
     "SagaStarted": ev.SagaStarted,
+    "SagaAccepted": ev.SagaAccepted,
     "StepStarted": ev.StepStarted,
     "StepSucceeded": ev.StepSucceeded,
     "StepFailed": ev.StepFailed,

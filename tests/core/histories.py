@@ -46,7 +46,14 @@ from eventsaga.core.definition import (
     StepName,
 )
 from eventsaga.core.draft import child_id
-from eventsaga.core.events import JsonObject, Operation, ParkReason, Resolution, SagaEvent
+from eventsaga.core.events import (
+    JsonObject,
+    Operation,
+    ParkReason,
+    Resolution,
+    SagaEvent,
+    SagaStarted,
+)
 from eventsaga.core.evolve import replay
 from eventsaga.core.graph import SagaDefinition
 from eventsaga.core.react import RunHook, RunStep, StartChild, WakeAt, react
@@ -192,6 +199,10 @@ class Says:
             if isinstance(said, AnswerError):
                 raise said
 
+    def accept(self, text: str) -> JsonObject:
+        """Take any text but what is said not to fit."""
+        return {"text": self._of(text, otherwise=text)}
+
     def holds(self, _state: State, step: StepName) -> bool:
         """Return what is said, true if nothing is."""
         return bool(self._of(step, otherwise=True))
@@ -226,6 +237,18 @@ BAD: Final = AnswerError("KeyError", "'total'")
 
 def start(context: JsonObject | None = None, at: datetime = T0) -> StartSaga:
     return StartSaga(at=at, context=context or {}, correlation_id="trace-1")
+
+
+def started_in_sql(text: str, at: datetime = T0) -> SagaStarted:
+    return SagaStarted(
+        at=at,
+        saga_name="order",
+        version=1,
+        fingerprint="f",
+        context={},
+        correlation_id="trace-1",
+        input=text,
+    )
 
 
 def cancel(at: datetime = T0) -> RequestCancel:

@@ -15,6 +15,7 @@ from eventsaga.core.events import (
     HookFailed,
     ParkReason,
     Resolution,
+    SagaAccepted,
     SagaCancelRequested,
     SagaCompensated,
     SagaCompleted,
@@ -71,6 +72,7 @@ from tests.core.histories import (
     skip,
     sleep,
     start,
+    started_in_sql,
     step,
     succeed,
     undo,
@@ -82,6 +84,7 @@ PARKED = Status.PARKED
 
 TRANSITIONS: Final = {
     (PENDING, SagaStarted, PENDING),
+    (PENDING, SagaAccepted, PENDING),
     (PENDING, StepStarted, RUNNING),
     (PENDING, StepFailed, RUNNING),
     (PENDING, StepSkipped, RUNNING),
@@ -95,6 +98,7 @@ TRANSITIONS: Final = {
     (PENDING, SagaDeadlineExceeded, PENDING),
     (PENDING, SagaRecovered, PENDING),
     (PENDING, SagaParked, PARKED),
+    (RUNNING, SagaAccepted, RUNNING),
     (RUNNING, StepStarted, RUNNING),
     (RUNNING, StepSucceeded, RUNNING),
     (RUNNING, StepFailed, RUNNING),
@@ -201,7 +205,8 @@ def explored(definition: SagaDefinition) -> set[tuple[Status, type[SagaEvent], S
     answers = Says(a=False, bad=BAD)
     found: set[tuple[Status, type[SagaEvent], Status]] = set()
     seen: set[tuple[object, ...]] = set()
-    ahead = [State(SAGA)]
+    in_sql = [evolve(State(SAGA), started_in_sql(text)) for text in ("good", "bad")]
+    ahead = [State(SAGA), *in_sql]
     while ahead:
         state = ahead.pop()
         for command in commands_for(definition, state):
@@ -227,7 +232,8 @@ def standing(state: State) -> tuple[object, ...]:
         for name, step in state.steps.items()
     ]
     heard = (bool(state.signal_ids), bool(state.signals.get("approved")), state.hook_is_done)
-    return state.status, state.seq > 0, state.turn is None, state.is_backward, heard, *steps
+    whole = state.status, state.seq > 0, state.turn is None, state.is_backward, state.input
+    return *whole, heard, *steps
 
 
 def is_small(state: State) -> bool:

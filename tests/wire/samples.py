@@ -153,6 +153,7 @@ SAMPLES: Final[tuple[ev.SagaEvent, ...]] = (
         message="the pager did not answer",
         retry_at=LATER,
     ),
+    ev.SagaAccepted(at=AT, context=CONTEXT, deadline_at=LATER),
     ev.SagaCompleted(at=AT),
     ev.SagaCompensated(at=AT),
 )
@@ -168,6 +169,15 @@ ADDITIONS: Final[dict[str, ev.SagaEvent]] = {
         correlation_id="request-17",
         parent_id=UUID("01890000-0000-7000-8000-000000000001"),
         parent_step="delivery",
+    ),
+    "SagaStarted.input": ev.SagaStarted(
+        at=AT,
+        saga_name="order",
+        version=3,
+        fingerprint="0123456789abcdef0123456789abcdef",
+        context={},
+        correlation_id="request-17",
+        input='{"order_id": "order-4711"}',
     ),
     "StepSucceeded.pivot": ev.StepSucceeded(at=AT, step="process_payment", attempt=1, pivot=True),
     "StepFailed.interrupted": ev.StepFailed(

@@ -33,6 +33,8 @@ from eventsaga.store.invariants.catalogue import (
 from eventsaga.store.invariants.owed import Backlog, Standing, compensation_given_up
 from eventsaga.store.invariants.told import Told
 
+_OF_NO_STEP: Final = frozenset({ParkReason.POISON, ParkReason.INVALID_CONTEXT})
+
 
 def reverse_order(told: Told) -> Iterator[Violation]:
     """12: a compensation starts after those of all steps that depend on it have ended."""
@@ -177,7 +179,7 @@ def _false(
             yield f"given up without naming all of what is left: {names}"
         case SagaParked(remedy=""):
             yield "parked without a remedy"
-        case SagaParked(reason=reason, steps=()) if reason is not ParkReason.POISON:
+        case SagaParked(reason=reason, steps=()) if reason not in _OF_NO_STEP:
             yield f"parked for {reason}, and no step is named"
         case SagaParked(reason=ParkReason.COMPENSATION_FAILED, steps=named):
             if not left - skipped <= set(named) <= left:
