@@ -67,6 +67,15 @@ events: Final = Table(
     # The wall against two writers of one stream.
     PrimaryKeyConstraint("saga_id", "seq", name="events_pkey"),
     CheckConstraint("seq > 0", name="events_seq_check"),
+    # For questions only; workers find events by their saga.
+    Index("events_recorded", "recorded_at", postgresql_using="brin"),
+    Index(
+        "events_in_doubt",
+        "saga_id",
+        postgresql_where=text(
+            "type = 'StepInDoubt' OR type = 'StepFailed' AND data->>'effect_happened' = 'true'"
+        ),
+    ),
     comment="append-only: what happened to every saga, in order",
 )
 
