@@ -15,7 +15,11 @@ depends_on = None
 
 _INDEXES = (
     # Rows come in the order of time, so a range of it is a range of pages.
-    "CREATE INDEX events_recorded ON eventsaga.events USING brin (recorded_at)",
+    "CREATE INDEX events_occurred ON eventsaga.events USING brin (occurred_at)",
+    (
+        "CREATE INDEX events_undone ON eventsaga.events (saga_id)"
+        " WHERE type = 'StepCompensationStarted'"
+    ),
     (
         "CREATE INDEX events_in_doubt ON eventsaga.events (saga_id) WHERE type = 'StepInDoubt'"
         " OR type = 'StepFailed' AND data->>'effect_happened' = 'true'"
@@ -60,7 +64,7 @@ _VIEWS = (
                 WHEN e.type = 'StepSkipped' THEN 'skipped'
                 ELSE 'failed' END AS outcome,
            e.data->>'error_type' AS error_type, e.data->>'message' AS message,
-           (e.data->>'retry_at')::timestamptz AS retry_at, e.data->'result' AS result,
+           (e.data->>'retry_at')::timestamptz AS retry_at, (e.data->'result')::jsonb AS result,
            b.occurred_at AS started_at, e.occurred_at AS ended_at,
            e.occurred_at - b.occurred_at AS duration, b.recorded_at,
            b.worker_id, b.seq AS started_seq, e.seq AS ended_seq
@@ -120,35 +124,49 @@ _VIEWS = (
             OR w.lease_until < statement_timestamp() - interval '1 min'
             OR s.updated_at < statement_timestamp() - interval '5 min' AND s.owner IS NOT NULL)
     """,
-    # Why a saga goes back is said before; who wanted it, if it was a person, before that.
+    # One row a step and way back: its attempts, what became of the last one, and why.
     """
     CREATE VIEW eventsaga.compensations AS
-    SELECT a.saga_id, a.saga_name, a.step, count(*) AS attempts,
-           (array_agg(a.outcome ORDER BY a.started_seq DESC))[1] AS outcome,
-           (array_agg(a.message ORDER BY a.started_seq DESC))[1] AS message,
-           min(a.started_at) AS started_at,
-           (array_agg(a.ended_at ORDER BY a.started_seq DESC))[1] AS ended_at,
+    SELECT b.saga_id, s.name AS saga_name, b.step, b.attempts,
+           CASE WHEN e.type IS NULL THEN 'running'
+                WHEN e.type = 'StepCompensated' THEN 'succeeded'
+                WHEN e.type = 'StepResolved' THEN 'resolved'
+                WHEN e.type = 'StepSkipped' THEN 'skipped'
+                WHEN e.data->>'retry_at' IS NULL THEN 'failed'
+                ELSE 'waiting' END AS outcome,
+           coalesce(e.data->>'message', e.data->>'reason') AS message,
+           b.started_at, e.occurred_at AS ended_at,
            t.data->>'reason' AS because, t.data->>'because_of' AS because_of_step,
-           coalesce(r.data->>'reason', t.data->>'message') AS reason, r.data->>'actor' AS actor
-      FROM eventsaga.step_attempts a
+           coalesce(r.data->>'reason', t.data->>'message') AS reason,
+           coalesce(e.data->>'actor', r.data->>'actor') AS actor
+      FROM (SELECT c.saga_id, c.data->>'step' AS step, count(*) AS attempts,
+                   min(c.occurred_at) AS started_at, max(c.seq) AS last_seq
+              FROM eventsaga.events c
+             WHERE c.type = 'StepCompensationStarted'
+             GROUP BY c.saga_id, c.data->>'step') b
+      LEFT JOIN eventsaga.sagas s USING (saga_id)
       LEFT JOIN LATERAL (
-           SELECT e.seq, e.data
-             FROM eventsaga.events e
-            WHERE e.saga_id = a.saga_id AND e.seq < a.started_seq
-              AND e.type = 'CompensationStarted'
-            ORDER BY e.seq DESC
+           SELECT n.type, n.data, n.occurred_at
+             FROM eventsaga.events n
+            WHERE n.saga_id = b.saga_id AND n.seq > b.last_seq AND n.data->>'step' = b.step
+              AND n.type IN ('StepCompensated', 'StepCompensationFailed', 'StepInDoubt',
+                             'StepResolved', 'StepSkipped')
+            ORDER BY n.seq DESC
+            LIMIT 1) e ON true
+      LEFT JOIN LATERAL (
+           SELECT n.seq, n.data
+             FROM eventsaga.events n
+            WHERE n.saga_id = b.saga_id AND n.seq < b.last_seq AND n.type = 'CompensationStarted'
+            ORDER BY n.seq DESC
             LIMIT 1) t ON true
       LEFT JOIN LATERAL (
-           SELECT e.data
-             FROM eventsaga.events e
-            WHERE e.saga_id = a.saga_id AND e.seq < t.seq
-              AND e.type = CASE t.data->>'reason' WHEN 'undo' THEN 'UndoRequested'
+           SELECT n.data
+             FROM eventsaga.events n
+            WHERE n.saga_id = b.saga_id AND n.seq < t.seq
+              AND n.type = CASE t.data->>'reason' WHEN 'undo' THEN 'UndoRequested'
                                                   WHEN 'cancelled' THEN 'SagaCancelRequested' END
-            ORDER BY e.seq DESC
+            ORDER BY n.seq DESC
             LIMIT 1) r ON true
-     WHERE a.operation = 'compensate'
-     GROUP BY a.saga_id, a.saga_name, a.step, t.seq, t.data->>'reason', t.data->>'because_of',
-              t.data->>'message', r.data->>'reason', r.data->>'actor'
     """,
     """
     CREATE VIEW eventsaga.workers_live AS
@@ -443,7 +461,7 @@ _DOWNGRADE = (
     "DROP FUNCTION eventsaga.start_saga(text, jsonb, text, text, integer)",
     "DROP FUNCTION eventsaga.link(bytea, uuid, integer, text, timestamptz, bytea, text)",
     "DROP FUNCTION eventsaga.new_id()",
-    "DROP INDEX eventsaga.events_recorded, eventsaga.events_in_doubt",
+    "DROP INDEX eventsaga.events_occurred, eventsaga.events_undone, eventsaga.events_in_doubt",
 )
 
 

@@ -122,7 +122,7 @@ async def test_what_a_saga_knew_is_the_same_in_sql_and_in_python(
     for row in await ran.list(limit=100):
         for stored in await ran.history(row.saga_id):
             seen = await ran.state_at(row.saga_id, seq=stored.seq)
-            known = seen.context.model_dump(mode="json") if seen.context else {}
+            known: dict[str, Any] = seen.context.model_dump(mode="json") if seen.context else {}
             by_seq = await sql.fetchval(
                 "SELECT eventsaga.context_at($1, $2::int)", row.saga_id, stored.seq
             )

@@ -68,7 +68,8 @@ events: Final = Table(
     PrimaryKeyConstraint("saga_id", "seq", name="events_pkey"),
     CheckConstraint("seq > 0", name="events_seq_check"),
     # For questions only; workers find events by their saga.
-    Index("events_recorded", "recorded_at", postgresql_using="brin"),
+    Index("events_occurred", "occurred_at", postgresql_using="brin"),
+    Index("events_undone", "saga_id", postgresql_where=text("type = 'StepCompensationStarted'")),
     Index(
         "events_in_doubt",
         "saga_id",

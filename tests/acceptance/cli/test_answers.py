@@ -315,7 +315,7 @@ def test_rebuild_leaves_a_broken_history_alone_and_says_so(console: Console) -> 
 def test_the_schema_comes_and_goes_by_command(empty_database: str) -> None:
     console = Console(empty_database)
     assert "there are no tables" in console.answer("db", "current", code=1)
-    assert console.json("db", "upgrade")["revision"] == "0003"
+    assert console.json("db", "upgrade")["revision"] == "0004"
     assert "the newest" in console.answer("db", "current")
     assert console.json("list")["sagas"] == []
     refused = console.call("db", "downgrade", "base")
@@ -334,4 +334,4 @@ def test_the_schema_may_have_another_name(empty_database: str) -> None:
 def test_the_printed_sql_makes_the_same_tables(empty_database: str) -> None:
     sql = Console(None).run("db", "sql").stdout
     asyncio.run(execute(empty_database, sql))
-    assert Console(empty_database).json("db", "current")["revision"] == "0003"
+    assert Console(empty_database).json("db", "current")["revision"] == "0004"
