@@ -37,6 +37,10 @@ test: $(READY) ## Run all tests, fast ones first
 	@$(BIN)/python -m pytest tests/core --quiet --cov=eventsaga.core --cov-branch --cov-fail-under=100
 	@$(BIN)/python -m pytest --ignore=tests/core
 
+.PHONY: test-pooler
+test-pooler: $(READY) ## Run the acceptance tests once more, behind a PgBouncer in transaction mode
+	@EVENTSAGA_TEST_POOLER=1 $(BIN)/python -m pytest tests/acceptance tests/contract
+
 .PHONY: simulation
 simulation: $(READY) ## Play 10,000 seeds of the whole engine in virtual time; ARGS="--seed 17" replays one
 	@$(BIN)/python -m tests.simulation $(or $(ARGS),--seeds 10000)

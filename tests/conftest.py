@@ -9,10 +9,15 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy import make_url
 
 from eventsaga.pytest_plugin import in_database
 from eventsaga.settings import Settings
 from eventsaga.store.postgres.store import PostgresStore
+from tests import pooler
+
+if pooler.WANTED:
+    pooler.prepare_nothing()
 
 
 async def execute(url: str, *statements: str) -> None:
@@ -37,10 +42,22 @@ def template(saga_template: str) -> str:
     return saga_template
 
 
+@pytest.fixture(scope="session")
+def way_in(server_url: str) -> Iterator[str]:
+    """URL by which tests reach the server: its own, or that of a PgBouncer before it."""
+    if not pooler.WANTED:
+        yield server_url
+        return
+    with pooler.pooler(server_url) as url:
+        yield url
+
+
 @pytest.fixture
-def database(saga_database: str) -> str:
+def database(saga_database: str, way_in: str) -> str:
     """URL of a migrated database that belongs to one test."""
-    return saga_database
+    name = make_url(saga_database).database
+    assert name is not None
+    return in_database(way_in, name)
 
 
 @pytest.fixture

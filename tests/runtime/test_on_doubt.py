@@ -69,7 +69,7 @@ class _Silent:
             compensate=self.undo,
             on_doubt=on_doubt,
             verify=self.verify if on_doubt == "verify" else None,
-            timeout=0.3,
+            timeout=1.0,  # long enough for an answer on a machine that is busy
             **({"retry": SOON} | options),
         )
         async with orchestrating(database, saga) as orchestrator:

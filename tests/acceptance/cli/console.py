@@ -21,6 +21,7 @@ import asyncpg
 
 from eventsaga.cli import target
 from eventsaga.cli.app import app
+from tests import pooler
 
 SCRIPT: Final = Path(sys.executable).with_name("eventsaga")
 HERE: Final = Path(__file__).parent
@@ -41,6 +42,8 @@ def environment(url: str | None, **more: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("EVENTSAGA_", "COLUMNS", "NO_COLOR", "FORCE_COLOR"))
     }
+    if pooler.WANTED:
+        kept["EVENTSAGA_POOLER"] = "1"
     return kept | ({} if url is None else {"EVENTSAGA_DATABASE_URL": url}) | more
 
 
