@@ -479,7 +479,7 @@ class Worker:
     async def _look(self) -> int:
         """Take what is due and read mail; return how much was found."""
         worker_id = self.worker_id
-        claimed = await self._claimed()
+        claimed = await self._claimed(worker_id)
         read_at = self._clock.now()
         messages = await self._store.read_mail(worker_id, _MAIL_BATCH)
         is_all = len(messages) < _MAIL_BATCH
@@ -501,14 +501,17 @@ class Worker:
         await self._look_around()
         return max(len(claimed), len(messages))
 
-    async def _claimed(self) -> list[Claimed]:
-        """Claim what there is room for, and what an answer that was lost had granted."""
+    async def _claimed(self, worker_id: UUID) -> list[Claimed]:
+        """Claim what there is room for, and what an answer that was lost had granted.
+
+        All for one identity: who gets a new one meanwhile is not given anything.
+        """
         claimed: list[Claimed] = []
         if self._claim_in_doubt:
             # The errors that make a claim doubtful are those of a failover too.
             await self._see_incarnation()
             known = [*self._runs, *self._starting, *self._leaving]
-            claimed = await self._store.load_owned(self.worker_id, known, self._live)
+            claimed = await self._store.load_owned(worker_id, known, self._live)
             self._claim_in_doubt = False
         rate = self.settings.recovery_rate
         limit = min(self._room, _CLAIM_BATCH, rate)
@@ -516,7 +519,7 @@ class Worker:
             limit = 0
         if limit > 0:
             claimed += await self._store.claim(
-                self.worker_id,
+                worker_id,
                 tuple(self._sagas),
                 limit,
                 priorities=self._priorities,

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import asyncpg
 
-from eventsaga import Orchestrator, Saga, Status, Step, StepContext
+from eventsaga import Orchestrator, Saga, Status, Step, StepContext, failpoints
 from tests.runtime.sagas import (
     QUICK,
     SOON,
@@ -54,6 +54,22 @@ async def test_a_worker_whose_lease_ended_takes_a_new_identity_and_recovers_its_
     assert recovered.worker_id != recovered.previous_worker_id
     (doubt,) = events_of(history, "StepInDoubt")
     assert doubt.interrupted
+
+
+async def test_what_is_claimed_while_the_lease_is_lost_is_not_forgotten(database: str) -> None:
+    """The claim is nobody's then, or that of the new identity, which must go on with it."""
+    saga = one_step(nothing)
+    async with orchestrating(database, saga, worker=False) as client:
+        with failpoints.holding("before_load_owned") as hold:
+            async with orchestrating(database, saga):
+                await hold.reached.wait()
+                await run_sql(database, EXPIRE)
+                await until(database, "SELECT count(*) = 2 FROM eventsaga.workers")
+                handle = await client.start("one", Order())
+                hold.let_go.set()
+                state = await handle.result(timeout=10)
+
+    assert state.status is Status.COMPLETED
 
 
 async def test_a_crash_spends_no_attempt_of_the_policy(database: str) -> None:
