@@ -369,9 +369,13 @@ class Worker:
         self._release(GivenUp(run.saga_id, wake_at, run.state.seq))
 
     def fenced(self, run: Run) -> None:
-        """Take note that another worker owns the saga."""
+        """Take note that another worker owns the saga, or that its events are not those here.
+
+        They are not after a failover that lost some. The saga is still this worker's then.
+        """
         self._forget(run)
         _log.warning("saga_lost", saga_id=str(run.saga_id), worker_id=str(self.worker_id))
+        self._release(GivenUp(run.saga_id, self._clock.now()))
 
     def failed(self, run: Run, error: Exception) -> None:
         """Let the saga rest for a while: it is not its fault, and not for this moment."""

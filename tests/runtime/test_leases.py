@@ -72,6 +72,28 @@ async def test_what_is_claimed_while_the_lease_is_lost_is_not_forgotten(database
     assert state.status is Status.COMPLETED
 
 
+async def test_a_saga_whose_events_the_database_lost_is_taken_again_at_once(
+    database: str,
+) -> None:
+    """As after a failover: its worker lives and owns it still, but is ahead of the tables."""
+    step = _Counting(holds=1)
+    async with orchestrating(database, one_step(step.execute)) as orchestrator:
+        handle = await orchestrator.start("one", Order())
+        await step.begun.wait()
+        await run_sql(
+            database,
+            "ALTER TABLE eventsaga.events DISABLE TRIGGER events_append_only",
+            "DELETE FROM eventsaga.events WHERE seq > 1",
+            "UPDATE eventsaga.sagas s SET last_seq = 1, status = 'PENDING', current_steps = '{}',"
+            " last_hash = e.hash FROM eventsaga.events e WHERE e.saga_id = s.saga_id",
+        )
+        step.forever.set()
+        state = await handle.result(timeout=10)
+
+    assert state.status is Status.COMPLETED
+    assert step.keys == [f"{handle.id}/only"] * 2
+
+
 async def test_a_crash_spends_no_attempt_of_the_policy(database: str) -> None:
     step = _Counting(holds=2)
     once = replace(SOON, max_attempts=1)
