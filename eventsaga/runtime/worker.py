@@ -375,6 +375,7 @@ class Worker:
         """
         self._forget(run)
         _log.warning("saga_lost", saga_id=str(run.saga_id), worker_id=str(self.worker_id))
+        self._claim_in_doubt = True
         self._release(GivenUp(run.saga_id, self._clock.now()))
 
     def failed(self, run: Run, error: Exception) -> None:

@@ -91,6 +91,23 @@ async def test_what_was_under_way_is_held_until_somebody_accepts(
     assert len(events_of(history, "SagaRecovered")) == 1
 
 
+async def test_a_failover_that_no_error_told_of_is_seen_with_the_next_heartbeat(
+    database: str,
+) -> None:
+    saga = Saga("fresh", context=Order, steps=[Step("only", nothing)])
+    async with (
+        orchestrating(database, saga, worker=False) as client,
+        orchestrating(database, saga),
+    ):
+        # By now it has looked around, which it does twice a minute.
+        await (await client.start(saga, Order())).result(timeout=10)
+        await run_sql(database, PROMOTED)
+        await until(database, "SELECT count(*) = 2 FROM eventsaga.incarnations", within=10)
+        fresh = await (await client.start(saga, Order())).result(timeout=10)
+
+    assert fresh.status is Status.COMPLETED
+
+
 async def test_what_goes_back_is_not_held(database: str) -> None:
     begun, undone = asyncio.Event(), list[str]()
 

@@ -19,8 +19,13 @@ RETURNING clock_timestamp() AS now
 
 # A lease that has ended is never extended: somebody may have acted on its end already. The
 # row is locked before the clock is read: a claim may hold it, and the lease end meanwhile.
+# A failover that came between two statements is noted as well: no error may have told of it.
 RENEW: Final = """
-WITH held AS MATERIALIZED (
+WITH seen AS (
+    INSERT INTO eventsaga.incarnations (system_identifier, timeline)
+    SELECT system_identifier, timeline FROM eventsaga.incarnation()
+    ON CONFLICT DO NOTHING
+), held AS MATERIALIZED (
     SELECT worker_id, lease_until
       FROM eventsaga.workers
      WHERE worker_id = $1::uuid
