@@ -124,6 +124,8 @@ class Worker:
         self._chores: set[asyncio.Task[None]] = set()
         # The answer to a claim may have been lost: what it took must be looked up.
         self._claim_in_doubt = False
+        # Sagas that wait until somebody accepts the incarnation of the database.
+        self._held = 0
         self._starved = False
         self._next_claim_at = 0.0
         self._held_back = False
@@ -514,10 +516,11 @@ class Worker:
         claimed: list[Claimed] = []
         if self._claim_in_doubt:
             # The errors that make a claim doubtful are those of a failover too.
-            await self._see_incarnation()
+            held = await self._see_incarnation()
             known = [*self._runs, *self._starting, *self._leaving]
             claimed = await self._store.load_owned(worker_id, known, self._live)
-            self._claim_in_doubt = False
+            # What is held was not loaded; nobody else finds what this worker owns.
+            self._claim_in_doubt = held
         rate = self.settings.recovery_rate
         limit = min(self._room, _CLAIM_BATCH, rate)
         if self._clock.monotonic() < self._next_claim_at:
@@ -537,10 +540,10 @@ class Worker:
         self._starved = limit <= len(claimed)
         return claimed
 
-    async def _see_incarnation(self) -> None:
-        """Note which history of the database this is, and say if sagas are held for it."""
+    async def _see_incarnation(self) -> bool:
+        """Note which history of the database this is; return, and say, if sagas are held for it."""
         seen = await self._store.see_incarnation()
-        if seen.held:
+        if seen.held and seen.held != self._held:
             _log.error(
                 "sagas_held",
                 sagas=seen.held,
@@ -548,6 +551,8 @@ class Worker:
                 timeline=seen.timeline,
                 remedy="the database may have lost commits: see `eventsaga recover --help`",
             )
+        self._held = seen.held
+        return bool(seen.held)
 
     async def _look_around(self) -> None:
         """Now and then: tidy the inbox, and say what waits for a definition nobody has."""

@@ -108,6 +108,36 @@ async def test_a_failover_that_no_error_told_of_is_seen_with_the_next_heartbeat(
     assert fresh.status is Status.COMPLETED
 
 
+async def test_what_a_living_worker_owns_and_does_not_know_goes_on_when_it_is_accepted(
+    database: str,
+) -> None:
+    """As if its end were among the commits that were lost."""
+    saga = Saga("ended", context=Order, steps=[Step("only", nothing)])
+    async with (
+        orchestrating(database, saga, worker=False) as client,
+        orchestrating(database, saga) as orchestrator,
+    ):
+        await (await client.start(saga, Order())).result(timeout=10)
+        await run_sql(database, PROMOTED)
+        worker = orchestrator._worker
+        assert worker is not None
+        connection = await asyncpg.connect(database)
+        async with connection.transaction():
+            handle = await client.start(saga, Order(), connection=connection)
+            await connection.execute(
+                "UPDATE eventsaga.sagas SET owner = $2, created_at = '2020-01-01'"
+                " WHERE saga_id = $1",
+                handle.id,
+                worker.worker_id,
+            )
+        await connection.close()
+        worker._claim_in_doubt = True
+        await _seen(database)
+        assert (await handle.state()).status is Status.PENDING
+        await client.store.accept_incarnation("ann", "compared")
+        assert (await handle.result(timeout=10)).status is Status.COMPLETED
+
+
 async def test_what_goes_back_is_not_held(database: str) -> None:
     begun, undone = asyncio.Event(), list[str]()
 
