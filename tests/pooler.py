@@ -89,6 +89,7 @@ def _account(host: str, folder: Path) -> str:
 def prepare_nothing() -> None:
     """Make what is connected from here on, the tests' own included, right behind a pooler."""
     os.environ["EVENTSAGA_POOLER"] = "1"
-    asyncpg.connect = functools.partial(asyncpg.connect, statement_cache_size=0)
+    vars(asyncpg)["connect"] = functools.partial(asyncpg.connect, statement_cache_size=0)
     defaults = Settings.__init__.__kwdefaults__
+    assert defaults is not None
     defaults["pooler"] = True

@@ -11,7 +11,8 @@ the texts of prepared statements) to see which statement is being executed:
         fault.go_on.set()               # the store's connection is dropped
 
 Each fault strikes once, on the next statement that contains its text, over all connections.
-`cut` and `mend` make PostgreSQL unreachable and reachable again.
+`cut` and `mend` make PostgreSQL unreachable and reachable again; `stall` keeps all connections
+open and lets nothing pass, until `mend`.
 """
 
 import asyncio
@@ -73,11 +74,13 @@ class Proxy:
         executed: Texts of all statements that were sent, in order.
         loses_cancels: Whether requests to cancel a statement, which drivers send after a
             timeout over a connection of their own, get lost too.
+        flowing: Set while messages pass.
     """
 
     def __init__(self, url: str) -> None:
         self.executed: list[str] = []
         self.loses_cancels = False
+        self.flowing = asyncio.Event()
         self._target = make_url(url)
         self._faults: list[Fault] = []
         self._links: set[asyncio.Task[None]] = set()
@@ -122,8 +125,15 @@ class Proxy:
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
 
+    def stall(self) -> None:
+        """Let nothing pass, either way, and close nothing: a network that swallows packets."""
+        self.flowing.clear()
+
     async def mend(self) -> None:
-        """Take connections (again)."""
+        """Take connections (again), and let pass what is under way."""
+        self.flowing.set()
+        if self._server is not None:
+            return
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
@@ -200,11 +210,13 @@ class _Link:
             self._to_client.write(b"N")
         if code == _CANCEL_REQUEST and self._proxy.loses_cancels:
             raise ConnectionAbortedError
+        await self._proxy.flowing.wait()
         self._to_server.write(head + rest)
 
     async def _carry_requests(self) -> None:
         while True:
             kind, frame = await _read_frame(self._client)
+            await self._proxy.flowing.wait()
             fault = self._proxy_sees(kind, frame)
             if fault is None:
                 self._to_server.write(frame)
@@ -227,6 +239,7 @@ class _Link:
         with contextlib.suppress(*_GONE):
             while True:
                 kind, frame = await _read_frame(self._server)
+                await self._proxy.flowing.wait()
                 fault = self._fault
                 if fault is None or fault.loss is Loss.DELAY:
                     self._to_client.write(frame)

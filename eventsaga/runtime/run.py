@@ -125,10 +125,12 @@ class Run:
         "_last_hash",
         "_mailbox",
         "_messages",
+        "_progressing",
         "_queued",
         "_releasing",
         "_timer",
         "_was",
+        "has_progressed",
         "is_over",
         "saga",
         "state",
@@ -138,6 +140,8 @@ class Run:
         self.saga = saga
         self.state = state
         self.is_over = False
+        self.has_progressed = False
+        self._progressing = False
         self._host = host
         self._answers = SagaAnswers(saga)
         self._last_hash = last_hash
@@ -364,6 +368,7 @@ class Run:
 
     def _prepared(self, expected: int, events: tuple[SagaEvent, ...], state: State) -> Append:
         release, wake_at = self._may_leave(state)
+        self._progressing = self._handing_over or any(map(_is_progress, events))
         return Append(
             expected=expected,
             previous_hash=self._last_hash,
@@ -371,7 +376,7 @@ class Run:
             state=state,
             release=release,
             wake_at=wake_at,
-            progress=self._handing_over or any(map(_is_progress, events)),
+            progress=self._progressing,
             outbox=(
                 *messages_after(events, state),
                 *(cancel_child(state, step) for step in open_children(state)),
@@ -417,6 +422,7 @@ class Run:
         match result:
             case Committed(last_hash=last_hash):
                 self._last_hash = last_hash
+                self.has_progressed |= self._progressing
                 self._committed()
             case Fenced():
                 self.abandon()

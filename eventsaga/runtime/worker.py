@@ -33,6 +33,7 @@ from eventsaga.saga import Limit, Saga
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
     MAIL_OF_ONE,
+    NOBODY,
     Append,
     Claimed,
     DefinitionKey,
@@ -44,6 +45,7 @@ from eventsaga.store.ports import (
     Started,
     StartResult,
     Store,
+    Suspicion,
     Transaction,
 )
 
@@ -115,6 +117,8 @@ class Worker:
             key for key, saga in sagas.items() if settings.trust_keys and _keys_live(saga)
         )
         self._runs: dict[UUID, Run] = {}
+        # Of each it is the last claim without progress.
+        self._suspects: set[UUID] = set()
         self._running: Counter[str] = Counter()
         self._starting: set[UUID] = set()
         self._leaving: dict[UUID, GivenUp] = {}
@@ -533,12 +537,21 @@ class Worker:
                 priorities=self._priorities,
                 max_running=self._max_running,
                 live=self._live,
+                suspicion=self._suspicion(),
             )
             takeovers = sum(saga.previous_owner is not None for saga in claimed)
             self._next_claim_at = self._clock.monotonic() + takeovers / rate
         # More may be due than there is room for: the next room that there is, is used.
         self._starved = limit <= len(claimed)
         return claimed
+
+    def _suspicion(self) -> Suspicion:
+        most = self.settings.poison_claims
+        if most == 1:
+            return NOBODY
+        known = (self._runs.get(saga_id) for saga_id in self._suspects)
+        self._suspects = {run.saga_id for run in known if run and not run.has_progressed}
+        return Suspicion(most - 1, bool(self._suspects))
 
     async def _see_incarnation(self) -> bool:
         """Note which history of the database this is; return, and say, if sagas are held for it."""
@@ -604,6 +617,8 @@ class Worker:
             )
         run = Run(saga, state, last_hash, self)
         self._keep(run)
+        if claimed.claims == self.settings.poison_claims:
+            self._suspects.add(run.saga_id)
         if command is not None:
             run.enqueue(command)
         for message in mail:

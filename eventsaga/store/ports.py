@@ -358,6 +358,21 @@ class Incarnation(NamedTuple):
         return forward and is_older and not self.is_accepted
 
 
+class Suspicion(NamedTuple):
+    """Which orphans run beside no other of their kind, because they may be what kills workers.
+
+    Attributes:
+        claims: Those that were claimed so often without progress; None for none.
+        is_busy: Whether the claimer has one already, that has not made progress yet.
+    """
+
+    claims: int | None = None
+    is_busy: bool = False
+
+
+NOBODY: Final = Suspicion()
+
+
 class Store(Protocol):
     """Where sagas are kept. All methods but the first two are coroutines.
 
@@ -416,6 +431,7 @@ class Store(Protocol):
         priorities: Mapping[str, int] = ...,
         max_running: Mapping[str, int] = ...,
         live: Collection[DefinitionKey] = ...,
+        suspicion: Suspicion = ...,
     ) -> list[Claimed]:
         """Take over at most *limit* sagas that are due, have mail, or lost their worker.
 
@@ -428,6 +444,7 @@ class Store(Protocol):
                 lost its worker is taken all the same.
             live: Those whose keys all participants remember: they are not held when the
                 database may have lost commits.
+            suspicion: Which of those that lost their worker are taken one by one.
         """
         ...
 

@@ -19,6 +19,7 @@ from eventsaga.core.state import Status
 from eventsaga.errors import DefinitionError, EventSagaError, KeyConflictError
 from eventsaga.store.ports import (
     MAIL_OF_ONE,
+    NOBODY,
     Answer,
     Append,
     AppendResult,
@@ -40,6 +41,7 @@ from eventsaga.store.ports import (
     Started,
     StoredEvent,
     Stranded,
+    Suspicion,
     Transaction,
 )
 from eventsaga.store.postgres.append import EncodedAppend, encode_append
@@ -302,6 +304,7 @@ class MemoryStore:
         priorities: Mapping[str, int] = _NONE,
         max_running: Mapping[str, int] = _NONE,
         live: Collection[DefinitionKey] = (),
+        suspicion: Suspicion = NOBODY,
     ) -> list[Claimed]:
         """Take over at most *limit* sagas that are due, have mail, or lost their worker."""
         del live  # nothing is ever held: memory loses all or nothing
@@ -309,7 +312,8 @@ class MemoryStore:
             return []
         known = set(definitions)
         rows = [row for row in self._rows.values() if _definition(row) in known]
-        chosen = [row["saga_id"] for row in rows if self._orphaned(row)]
+        orphans = [row for row in rows if self._orphaned(row)]
+        chosen = _but_one(orphans, suspicion)
         running = Counter(row["name"] for row in self._rows.values() if self._lives(row["owner"]))
         written_to = [row for row in rows if self._written_to(row)]
         due = [row for row in self._due(rows, priorities) if row not in written_to]
@@ -680,3 +684,10 @@ def _steps(text: str) -> list[str]:
 
 def _refuse(connection: object) -> NoReturn:
     raise TypeError(f"the in-memory store knows no transactions, such as {connection!r}")
+
+
+def _but_one(orphans: Sequence[Mapping[str, Any]], suspicion: Suspicion) -> list[UUID]:
+    """Return the ids of *orphans*, with at most one of those under suspicion."""
+    suspects = sorted(row["saga_id"] for row in orphans if row["claims"] == suspicion.claims)
+    others = [row["saga_id"] for row in orphans if row["claims"] != suspicion.claims]
+    return [*suspects[: 0 if suspicion.is_busy else 1], *others]

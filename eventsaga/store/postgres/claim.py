@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from eventsaga.errors import CorruptHistoryError, EventSagaError
-from eventsaga.store.ports import Claimed, DefinitionKey, GivenUp, StoredEvent
+from eventsaga.store.ports import NOBODY, Claimed, DefinitionKey, GivenUp, StoredEvent, Suspicion
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.store.postgres.read import stored_event
 from eventsaga.store.postgres.rows import columns
@@ -90,12 +90,26 @@ WITH mine AS MATERIALIZED (
     SELECT s.saga_id, s.owner
       FROM eventsaga.workers w
       JOIN eventsaga.sagas s ON s.owner = w.worker_id
-     WHERE w.lease_until <= clock_timestamp()
+     WHERE w.lease_until <= clock_timestamp() AND s.claims IS DISTINCT FROM $9::int
        AND (s.name, s.version, s.fingerprint) IN (
                SELECT m.name, m.version, m.fingerprint FROM mine m
                 WHERE s.created_at >= m.held_before OR s.status NOT IN ('PENDING', 'RUNNING'))
      LIMIT $5
        -- A heartbeat in flight holds the worker's row: then its lease is not judged now.
+       FOR UPDATE OF s SKIP LOCKED
+       FOR SHARE OF w SKIP LOCKED
+), suspect AS (
+    -- The last time before it is parked it runs beside no other of its kind: whoever was
+    -- only taken over together with a saga that kills its worker must not be parked with it.
+    SELECT s.saga_id, s.owner
+      FROM eventsaga.workers w
+      JOIN eventsaga.sagas s ON s.owner = w.worker_id
+     WHERE w.lease_until <= clock_timestamp() AND s.claims = $9::int AND NOT $10::bool
+       AND (s.name, s.version, s.fingerprint) IN (
+               SELECT m.name, m.version, m.fingerprint FROM mine m
+                WHERE s.created_at >= m.held_before OR s.status NOT IN ('PENDING', 'RUNNING'))
+     ORDER BY s.saga_id
+     LIMIT least(1, $5)
        FOR UPDATE OF s SKIP LOCKED
        FOR SHARE OF w SKIP LOCKED
 ), waking AS (
@@ -110,6 +124,8 @@ WITH mine AS MATERIALIZED (
               JOIN (SELECT DISTINCT name, room FROM names) n USING (name)) w
      WHERE w.is_settled OR w.turn <= w.room
 ), chosen AS (
+    SELECT saga_id, owner FROM suspect
+     UNION
     SELECT saga_id, owner FROM orphaned
      UNION
     SELECT saga_id, owner FROM waking
@@ -162,6 +178,7 @@ async def claim(  # noqa: PLR0917 - two statements and what they are given
     priorities: Mapping[str, int],
     max_running: Mapping[str, int],
     live: Collection[DefinitionKey] = (),
+    suspicion: Suspicion = NOBODY,
 ) -> list[Any]:
     """Make *worker_id* the owner of at most *limit* sagas and return their rows."""
     names, versions, fingerprints = parts(definitions)
@@ -174,6 +191,8 @@ async def claim(  # noqa: PLR0917 - two statements and what they are given
         [priorities.get(str(name), 0) for name in names],
         [max_running.get(str(name)) for name in names],
         [definition in live for definition in definitions],
+        suspicion.claims,
+        suspicion.is_busy,
     )
     if not max_running:
         return await connection.fetch(statement, *arguments)

@@ -20,6 +20,7 @@ from eventsaga.core.state import Status
 from eventsaga.errors import DatabaseUnavailableError, EventSagaError
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
+    NOBODY,
     Answer,
     Append,
     Claimed,
@@ -35,6 +36,7 @@ from eventsaga.store.ports import (
     StartResult,
     StoredEvent,
     Stranded,
+    Suspicion,
     Transaction,
 )
 from eventsaga.store.postgres import (
@@ -328,6 +330,7 @@ class PostgresStore:
         priorities: Mapping[str, int] = _NONE,
         max_running: Mapping[str, int] = _NONE,
         live: Collection[DefinitionKey] = (),
+        suspicion: Suspicion = NOBODY,
     ) -> list[Claimed]:
         """Take over at most *limit* sagas that are due, have mail, or lost their worker."""
         async with self.connection() as connection:
@@ -341,6 +344,7 @@ class PostgresStore:
                 priorities,
                 max_running,
                 live,
+                suspicion,
             )
             if failpoints.armed and rows:
                 await failpoints.reach("after_claim_commit")

@@ -110,7 +110,7 @@ def _append_arguments() -> list[Any]:
 _INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 STATEMENTS: Final[dict[str, tuple[str, list[Any]]]] = {
-    "claim": (claim.CLAIM, [_ANY, *_NAMES, 200, [0], [None], [False]]),
+    "claim": (claim.CLAIM, [_ANY, *_NAMES, 200, [0], [None], [False], 4, False]),
     "look up what is owned": (claim.OWNED, [_ANY, [_ANY], *_NAMES]),
     "load histories": (claim.HISTORIES, [[UUID(int=n) for n in range(200)]]),
     "give up": (claim.GIVE_UP, [_ANY, [_ANY], [_INSTANT], [1]]),
@@ -226,7 +226,7 @@ async def test_a_claim_reads_no_more_of_a_flood_than_it_may_take(flooded: str, m
     """By the index, from the oldest on: neither the rest of the flood, nor what sleeps."""
     kinds = ["order", "refund", "nap"]
     arguments = [_ANY, kinds, [1, 1, 1], ["f"] * 3, 200, [0, 0, 0]]
-    arguments += [[None, None, 150], [False] * 3]
+    arguments += [[None, None, 150], [False] * 3, None, False]
     connection = await asyncpg.connect(flooded)
     await connection.execute(f"SET plan_cache_mode = {mode}")
     async with _undone(connection):
