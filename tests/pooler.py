@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -42,7 +42,7 @@ ignore_startup_parameters = extra_float_digits
 
 
 @contextmanager
-def pooler(server_url: str) -> Iterator[str]:
+def pooler(server_url: str) -> Generator[str]:
     """Run a PgBouncer before a server that listens on a socket, and return its URL."""
     server = make_url(server_url)
     host = str(server.query["host"])
@@ -89,7 +89,8 @@ def _account(host: str, folder: Path) -> str:
 def prepare_nothing() -> None:
     """Make what is connected from here on, the tests' own included, right behind a pooler."""
     os.environ["EVENTSAGA_POOLER"] = "1"
-    vars(asyncpg)["connect"] = functools.partial(asyncpg.connect, statement_cache_size=0)
+    plain = functools.partial(asyncpg.connect, statement_cache_size=0)
+    asyncpg.connect = plain  # type: ignore[assignment]
     defaults = Settings.__init__.__kwdefaults__
     assert defaults is not None
     defaults["pooler"] = True

@@ -147,6 +147,8 @@ def _flaw(saga: Saga[Any], state: State) -> str | None:
         react(saga.definition, state)
     except Exception as error:  # noqa: BLE001 - whatever it is, the saga would not go on
         return f"it cannot go on: {error!r}"
+    if state.input is not None:
+        return None  # nobody has validated it; what does not fit is parked
     try:
         to_context(saga, state.context)
     except EventSagaError as error:

@@ -23,7 +23,7 @@ from eventsaga.core.state import State, Status
 from eventsaga.errors import DefinitionError, SagaNotFoundError, UnknownSagaError
 from eventsaga.observe.log import logger
 from eventsaga.runtime.clock import DatabaseClock
-from eventsaga.runtime.prepare import prepare
+from eventsaga.runtime.prepare import checked_key, prepare
 from eventsaga.runtime.schedule import Scheduler
 from eventsaga.runtime.waiting import Waiting
 from eventsaga.runtime.worker import Worker, definition_key
@@ -205,7 +205,7 @@ class Orchestrator(Operator):
 
         Raises:
             ValueError: If there are not as many keys as contexts.
-            PayloadError: If a context is refused; none was started.
+            PayloadError: If a context or a key is refused; none was started.
             ExceptionGroup: If some were not started, for example by `KeyConflictError`;
                 all others were.
         """
@@ -218,6 +218,9 @@ class Orchestrator(Operator):
         if len(named) != len(checked):
             raise ValueError(f"{len(checked)} contexts, but {len(named)} keys")
         await self._align()
+        for name in named:
+            if name is not None:
+                checked_key(name)
         waits: list[asyncio.Future[StartResult]] = []
         for number, (plain, key) in enumerate(zip(checked, named, strict=True)):
             await _breathe(number)

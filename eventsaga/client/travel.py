@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, cast
 
+from eventsaga.core.conflict import is_same
 from eventsaga.core.evolve import apply
 from eventsaga.core.state import State, Status
 from eventsaga.errors import NoSuchMomentError
@@ -106,7 +107,9 @@ def difference(history: History, first: Moment, last: Moment) -> Difference:
 
 
 def _differs(one: Mapping[str, Any], other: Mapping[str, Any], path: str) -> bool:
-    return bool(one.get(path, NOTHING) != other.get(path, NOTHING))
+    if path in one and path in other:
+        return not is_same(one[path], other[path])
+    return path in one or path in other
 
 
 def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

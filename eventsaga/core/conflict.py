@@ -78,7 +78,7 @@ def conflict_of(
         return None  # collected, not merged
     for other, theirs in _beside(definition, state, step, group, result):
         shared = [name for name in result if name in theirs]
-        fields = [name for name in shared if not _is_same(theirs[name], result[name])]
+        fields = [name for name in shared if not is_same(theirs[name], result[name])]
         if fields:
             return f"{step!r} and {other!r} returned different values for {', '.join(fields)}"
     return None
@@ -113,6 +113,7 @@ def _patches(
             yield other, state.steps[other].result or {}
 
 
-def _is_same(one: object, other: object) -> bool:
+def is_same(one: object, other: object) -> bool:
+    """Whether two values are the same JSON."""
     # To Python 1 and True are equal, at any depth; to JSON they are not.
     return one == other and json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

@@ -51,8 +51,8 @@ class SharedConnections(httpx.AsyncBaseTransport):
 
     httpcore's own pool counts every connection anew for each request, which takes
     milliseconds once there are hundreds. Here each transport holds one connection, and
-    the idle ones of an origin wait on a stack. There are never more connections than
-    requests under way, and those are bounded by ``max_concurrency``.
+    the idle ones of an origin wait on a stack: there are as many connections as there
+    were requests under way at once.
     """
 
     def __init__(self) -> None:

@@ -46,12 +46,7 @@ class MessageRefusedError(EventSagaError):
 
 
 CANCEL: Final = "cancel"
-SIGNAL: Final = "signal"
 CHILD: Final = "child"
-RETRY: Final = "retry"
-SKIP: Final = "skip"
-RESOLVE: Final = "resolve"
-ABANDON: Final = "abandon"
 UNDO: Final = "undo"
 
 
@@ -73,10 +68,11 @@ def command_of(message: Message, saga: Saga[Any], state: State, now: datetime) -
     at = max(now, state.updated_at)
     try:
         return _command(message, saga, state, at)
-    except (KeyError, ValueError, TypeError) as error:
-        raise MessageRefusedError(f"{message.kind}: the data does not fit: {error!r}") from error
     except EventSagaError as error:
         raise MessageRefusedError(f"{message.kind}: {error}") from error
+    except Exception as error:
+        # Whatever one message is: those that came with it are read all the same.
+        raise MessageRefusedError(f"{message.kind}: the data does not fit: {error!r}") from error
 
 
 def _command(  # noqa: C901, PLR0911 - a line for each kind

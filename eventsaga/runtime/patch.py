@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from eventsaga.contexts import to_context
+from eventsaga.core.conflict import is_same
 from eventsaga.core.events import JsonObject
 from eventsaga.errors import PayloadError, PermanentError
 from eventsaga.saga import Saga
@@ -84,4 +85,4 @@ def _changes(model: type[BaseModel], before: Mapping[str, Any], result: object) 
 
 
 def _differs(before: Mapping[str, Any], name: str, value: object) -> bool:
-    return name not in before or before[name] != value
+    return name not in before or not is_same(before[name], value)

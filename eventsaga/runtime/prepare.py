@@ -50,7 +50,7 @@ def prepare(
         at=at,
         context=context,
         correlation_id=_correlation_id(correlation_id or str(saga_id)),
-        key=None if key is None else printable("key", key, _MAX_KEY),
+        key=None if key is None else checked_key(key),
     )
     decided = transition(saga.definition, State(saga_id), command)
     events, state = decided.events, decided.state
@@ -98,6 +98,15 @@ def _correlation_id(text: str) -> str:
     if not text.isascii():
         raise PayloadError("correlation_id", "must be ASCII, because it is sent in a header")
     return printable("correlation_id", text, _MAX_CORRELATION_ID)
+
+
+def checked_key(key: str) -> str:
+    """Return *key* if it can be a start key.
+
+    Raises:
+        PayloadError: If it cannot.
+    """
+    return printable("key", key, _MAX_KEY)
 
 
 def printable(what: str, text: str, longest: int) -> str:

@@ -204,7 +204,7 @@ class Run:
         self._mailbox.append(_Mail(command, message))
 
     def perform(self) -> None:  # noqa: C901 - a line for each effect
-        """Begin what is due; what runs already goes on. Called again after a lost lease."""
+        """Begin what is due; what runs already goes on. Called again when the lease is safe."""
         if self.is_over or self._appending:
             return
         if self.state.turn is not None and not self.state.is_backward:
@@ -261,7 +261,8 @@ class Run:
             if self._mailbox[0].transaction is None:
                 self._decide_all()
             else:
-                self._decide_within(self._mailbox.popleft())
+                # It stays in the mailbox until it is decided: what fails rolls it back there.
+                self._decide_within(self._mailbox[0])
         except Exception as error:  # noqa: BLE001 - a bug of ours must not strand the saga
             self._fail(error)
 
@@ -458,11 +459,12 @@ class Run:
         # On a copy: if the commit fails, the saga still stands where it stood.
         command = self._in_order(mail.command)
         decided = transition(self.saga.definition, self.state, command, self._answers)
-        if not decided.events:
+        append = self._prepared(before, decided.events, decided.state) if decided.events else None
+        self._mailbox.popleft()
+        if append is None:
             self._host.do(mail.transaction.rollback())
             self.perform()
             return
-        append = self._prepared(before, decided.events, decided.state)
         self._appending = True
         self._releasing = append.release
         self._host.do(self._commit(mail, append))
@@ -486,10 +488,7 @@ class Run:
         if result.may_succeed:
             ended: Ended = interrupted(mail.effect, self._host.tools, result.error)
         else:
-            step = mail.effect.step
-            bound = self.saga.bound.steps[group_of(step) or step]
-            back = mail.effect.operation is Operation.COMPENSATE
-            retry = bound.compensate_retry if back else bound.retry
+            _, retry = function_of(self.saga, mail.effect)
             ended = failed_commit(mail.effect, self._host.tools, result.error, retry)
         self._take(_Mail(ended))
 

@@ -57,7 +57,7 @@ _MAIL_BATCH: Final = 200
 _GIVE_UP_BATCH: Final = 500
 _GLANCE_SECONDS: Final = 0.1
 _LOOK_AROUND_SECONDS: Final = 30.0
-# So many names share a worker's room that none may have more than all but 1 part of it.
+# No name may fill the last tenth of a worker's room by its own starts.
 _RESERVE: Final = 10
 _BREATH: Final = timedelta(seconds=10)
 

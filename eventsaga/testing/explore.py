@@ -94,11 +94,16 @@ def explore(
     simulator = Simulator(saga, outcomes, honest=honest)
     statuses: dict[str, int] = {}
     runs = 0
+    seen = set[object]()
     plans: list[tuple[Plan, tuple[str, ...]]] = [(NO_FAULTS, ())]
     for level in range(faults + 1):
         following: list[tuple[Plan, tuple[str, ...]]] = []
         broken: list[tuple[tuple[str, ...], Simulated, str]] = []
         for plan, said in plans:
+            whole = frozenset(plan.attempts.items()), frozenset(plan.appends.items())
+            if whole in seen:
+                continue  # a fault and a crash are found from both sides
+            seen.add(whole)
             simulated = simulator.run(context, script, plan=plan)
             runs += 1
             statuses[simulated.status] = statuses.get(simulated.status, 0) + 1
@@ -130,11 +135,7 @@ def _further(
         for fault in Fault:
             attempts = {**plan.attempts, number: fault}
             yield Plan(attempts, plan.appends), (*said, f"attempt {number} {fault.value}")
-    if plan.attempts and not plan.appends:
-        crashes = range(1, simulated.appends + 1)
-    else:
-        crashes = range(max(plan.appends, default=0) + 1, simulated.appends + 1)
-    for number in crashes:
+    for number in range(max(plan.appends, default=0) + 1, simulated.appends + 1):
         for crash in Crash:
             appends = {**plan.appends, number: crash}
             what = f"the worker dies {crash.value} append {number}"

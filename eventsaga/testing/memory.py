@@ -50,9 +50,9 @@ from eventsaga.store.postgres.read import saga_row, stored_event
 from eventsaga.store.postgres.rows import STEP_SEPARATOR, EventRow
 from eventsaga.store.postgres.start import EncodedStart, encode_start
 from eventsaga.store.projection import error_text
+from eventsaga.testing.virtual import BEGIN
 from eventsaga.wire.payload import dump, load
 
-BEGINNING: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 _ANSWERS_LAST: Final = timedelta(hours=1)
 _GRACE: Final = timedelta(seconds=5)
@@ -255,7 +255,7 @@ class MemoryStore:
 
     async def see_incarnation(self) -> Incarnation:
         """Return the only one that there is."""
-        return Incarnation(0, 1, BEGINNING, BEGINNING, "", "", 0)
+        return Incarnation(0, 1, BEGIN, BEGIN, "", "", 0)
 
     async def neighbours(self, machine: str) -> list[tuple[UUID, str]]:
         """Return the living workers of *machine*, each with its process."""
@@ -634,11 +634,6 @@ class MemoryStore:
         for each, worker in self._workers.items():
             if worker_id is None or each == worker_id:
                 worker.lease_until = self._now()
-
-    def next_wake(self) -> datetime | None:
-        """Return when the next saga that nobody owns is due; None if none ever is."""
-        due = [row["wake_at"] for row in self._rows.values() if row["wake_at"] is not None]
-        return min(due, default=None)
 
 
 class _MemoryTransaction:

@@ -131,6 +131,8 @@ class World:
         fault = self._fault(self.calls)
         effect = Effect(self._now(), step.step, operation.value, step.idempotency_key)
         if operation is Operation.VERIFY:
+            if fault is not None:
+                raise InDoubtError(f"{step.step}: no answer to what was asked")
             return await self._verified(context, step)
         match fault:
             case Fault.FAILS:

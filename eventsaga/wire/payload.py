@@ -82,6 +82,9 @@ def to_model(model: type[Model], text: str, *, what: str = "$") -> Model:
         )
         more = f" (and {len(others)} more)" if others else ""
         raise PayloadError(path, first["msg"] + more) from error
+    except Exception as error:
+        # A validator of the user's own that raises whatever it likes.
+        raise PayloadError(what, f"its model raised {type(error).__name__}: {error}") from error
 
 
 def check_size(text: str, what: str) -> int:
