@@ -90,7 +90,7 @@ class Host(Protocol):
         ...
 
     def fenced(self, run: "Run") -> None:
-        """Take note that another worker owns the saga of *run*."""
+        """Take note that another worker owns the saga, or that its events are not those here."""
         ...
 
     def failed(self, run: "Run", error: Exception) -> None:

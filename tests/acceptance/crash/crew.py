@@ -59,6 +59,15 @@ class Crew:
 
     async def hire(self) -> asyncio.subprocess.Process:
         """Start a worker and return when it works."""
+        process = await self.launch()
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            line = await process.stdout.readline()
+        assert line == b"ready\n", self.logs()
+        return process
+
+    async def launch(self) -> asyncio.subprocess.Process:
+        """Start a worker that may never work."""
         log = (self._folder / f"worker-{len(self.processes)}.log").open("wb")
         with log:
             process = await asyncio.create_subprocess_exec(
@@ -71,10 +80,6 @@ class Crew:
                 stderr=log,
             )
         self.processes.append(process)
-        assert process.stdout is not None
-        async with asyncio.timeout(30):
-            line = await process.stdout.readline()
-        assert line == b"ready\n", self.logs()
         return process
 
     async def keep_up(self, workers: int) -> None:
