@@ -6,6 +6,7 @@ The scripts write the schema's default name; another one is put in its place by
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from alembic import context
@@ -17,6 +18,8 @@ from sqlalchemy.schema import CreateSchema
 from eventsaga.errors import SettingsError
 from eventsaga.settings import Settings
 from eventsaga.store.postgres.connect import sqlalchemy_url
+from eventsaga.store.postgres.contract import CREATE, DROP
+from eventsaga.store.postgres.sql import qualify
 from eventsaga.store.postgres.tables import metadata_in
 
 config = context.config
@@ -72,11 +75,30 @@ def _configure(connection: Connection | None) -> None:
         context.configure(connection=connection, **options)
 
 
+def _migrate() -> None:
+    """Change the tables; the views and functions on them are those of the newest revision."""
+    migration, newest = context.get_context(), context.get_head_revision()
+    if "destination_rev" not in migration.opts:  # somebody only looks
+        context.run_migrations()
+        return
+    is_to_be_newest = context.get_revision_argument() == newest
+    if not is_to_be_newest:
+        _execute(DROP)
+    context.run_migrations()
+    if is_to_be_newest if context.is_offline_mode() else migration.get_current_revision() == newest:
+        _execute(CREATE)
+
+
+def _execute(statements: Sequence[str]) -> None:
+    for statement in statements:
+        context.execute(qualify(statement, _schema))
+
+
 def _run_offline() -> None:
     _configure(None)
     with context.begin_transaction():
         context.execute(f'CREATE SCHEMA IF NOT EXISTS "{_schema}"')
-        context.run_migrations()
+        _migrate()
 
 
 def _run(connection: Connection) -> None:
@@ -88,11 +110,16 @@ def _run(connection: Connection) -> None:
     )
     connection.execute(CreateSchema(_schema, if_not_exists=True))
     with context.begin_transaction():
-        context.run_migrations()
+        _migrate()
 
 
 async def _run_online() -> None:
-    engine = create_async_engine(sqlalchemy_url(_url()), poolclass=pool.NullPool)
+    role = os.environ.get("EVENTSAGA_ROLE")
+    engine = create_async_engine(
+        sqlalchemy_url(_url()),
+        poolclass=pool.NullPool,
+        connect_args={"server_settings": {"role": role}} if role else {},
+    )
     try:
         async with engine.begin() as connection:
             await connection.run_sync(_run)

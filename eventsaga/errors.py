@@ -214,6 +214,44 @@ class TransactionMisusedError(EventSagaError):
     """
 
 
+class FeedTakenError(EventSagaError):
+    """Somebody else reads for this consumer; nothing was taken, or nothing noted.
+
+    Raised by `Feed.take`, and by `Batch.commit` if the batch was taken by somebody else
+    meanwhile: it is delivered there again. Wait, or read under another name.
+
+    Attributes:
+        consumer: Its name.
+    """
+
+    def __init__(self, consumer: str) -> None:
+        super().__init__(consumer)
+        self.consumer = consumer
+
+    def __str__(self) -> str:
+        return f"somebody else reads the feed for {self.consumer!r}"
+
+
+class ArchiveError(EventSagaError):
+    """An archive cannot be written, or holds what must not be believed.
+
+    Raised by `archive` before anything is removed, and by `import` before anything is written.
+    The reason says what to do; ``eventsaga verify FILE`` says more of what a file holds.
+
+    Attributes:
+        archive: The file or the table.
+        reason: What is wrong.
+    """
+
+    def __init__(self, archive: str, reason: str) -> None:
+        super().__init__(archive, reason)
+        self.archive = archive
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.archive}: {self.reason}"
+
+
 # -- fix the deployment -----------------------------------------------------------------
 
 
@@ -254,6 +292,21 @@ class SchemaOutdatedError(EventSagaError):
         return f"the database {found}, revision {self.needed} is needed: run `eventsaga db upgrade`"
 
 
+class FeedNumberingError(EventSagaError):
+    """The events were restored from another system: their transaction ids mean nothing here.
+
+    Raised by `Feed.take`, before anything is skipped. Run ``eventsaga recover --renumber``
+    once; consumers go on where they were, and may see again what was recorded about the time
+    of the restore.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "the events come from another PostgreSQL system, and their transaction ids are not "
+            "in order here: run `eventsaga recover --renumber`"
+        )
+
+
 class DefinitionChangedError(EventSagaError):
     """A definition was changed under the same version while its sagas are unfinished.
 
@@ -281,6 +334,21 @@ class UnknownEventError(EventSagaError):
 
     def __str__(self) -> str:
         return f"event {self.stored_type!r} with schema version {self.schema_version} is not known"
+
+
+class SealedError(EventSagaError):
+    """What is stored is sealed, and cannot be opened here.
+
+    Its key is not there, or not any more, or somebody has changed it. A worker leaves such a
+    saga to others; whoever only looks sees it sealed.
+    """
+
+
+class AnchorError(EventSagaError):
+    """An anchor, or the key for it, cannot be read, written or believed.
+
+    Raised by `eventsaga anchor` and `eventsaga verify --anchor`. Nothing was written.
+    """
 
 
 class CorruptHistoryError(EventSagaError):

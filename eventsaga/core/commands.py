@@ -22,6 +22,8 @@ class StartSaga:
     key: str | None = None
     parent_id: UUID | None = None
     parent_step: StepName | None = None
+    tenant: str | None = None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

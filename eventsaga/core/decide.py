@@ -147,6 +147,8 @@ def _on_start(draft: Draft, command: StartSaga) -> None:
             deadline_at=later(command.at, definition.deadline) if definition.deadline else None,
             parent_id=command.parent_id,
             parent_step=command.parent_step,
+            tenant=command.tenant,
+            trace=command.trace,
         )
     )
 

@@ -30,7 +30,7 @@ _Tail = tuple[str, str]
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_]")
 _ESCAPES: Final = {ord(sign): f"#{ord(sign)};" for sign in '#"<>&`;'}
 
-_CLASS_OF: Final[Mapping[Phase, str]] = {
+CLASS_OF: Final[Mapping[Phase, str]] = {
     Phase.RUNNING: "running",
     Phase.VERIFYING: "running",
     Phase.CHILD: "running",
@@ -169,7 +169,7 @@ class _Drawing:
     def _stand(self, node: str, leaf: Leaf, *, only_skipped: bool = False) -> None:
         step = None if self.live is None else self.live.steps.get(leaf.name)
         if step is not None and (step.phase is Phase.SKIPPED or not only_skipped):
-            self._mark(node, _CLASS_OF[step.phase])
+            self._mark(node, CLASS_OF[step.phase])
 
     # -- the text --------------------------------------------------------------------------
 

@@ -84,6 +84,9 @@ class SagaStarted:
         parent_step: The step that it is.
         input: JSON text of an input that nobody has validated yet: the saga was started in
             SQL. A worker answers with `SagaAccepted`, or parks it. None if it was validated.
+        tenant: Whose it is; None if it belongs to nobody in particular.
+        trace: The trace context in which it was started, as a ``traceparent``; None for a
+            trace of its own.
     """
 
     at: datetime
@@ -97,6 +100,8 @@ class SagaStarted:
     parent_id: UUID | None = None
     parent_step: StepName | None = None
     input: str | None = None
+    tenant: str | None = None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -614,6 +619,26 @@ class HookFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataRedacted:
+    """A value was taken out of the events before this one, after the saga had ended.
+
+    Attributes:
+        at: When that was done.
+        path: Where in the context it was: names, with dots between them.
+        reason: What the person said.
+        actor: Who it was.
+        events: Numbers of the events that were changed, each with the SHA-256 of the data
+            that it was left with, in hexadecimal digits.
+    """
+
+    at: datetime
+    path: str
+    reason: str
+    actor: str
+    events: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SagaCompleted:
     """All steps succeeded."""
 
@@ -657,6 +682,7 @@ SagaEvent = (
     | SagaFailed
     | HookDelivered
     | HookFailed
+    | DataRedacted
     | SagaCompleted
     | SagaCompensated
 )

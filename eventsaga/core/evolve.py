@@ -13,6 +13,7 @@ from eventsaga.core.events import (
     ChildEnded,
     ChildStarted,
     CompensationStarted,
+    DataRedacted,
     ForEachStarted,
     HookDelivered,
     HookFailed,
@@ -111,6 +112,7 @@ def _fold(state: State, event: SagaEvent) -> None:  # noqa: C901 - a line for ea
             | SagaRecovered()
             | HookDelivered()
             | HookFailed()
+            | DataRedacted()
         ):
             _apply_to_saga(state, event)
         case _:
@@ -123,7 +125,7 @@ def _apply_started(state: State, event: SagaStarted) -> None:
     state.fingerprint = event.fingerprint
     state.context, state.input = event.context, event.input
     state.correlation_id = event.correlation_id
-    state.key = event.key
+    state.key, state.tenant, state.trace = event.key, event.tenant, event.trace
     state.parent_id, state.parent_step = event.parent_id, event.parent_step
     state.deadline_at = event.deadline_at
     state.created_at = event.at
@@ -445,14 +447,15 @@ def _resume(state: State) -> None:
     state.status = Status.COMPENSATING if state.is_backward else Status.RUNNING
 
 
-def _apply_to_saga(
+def _apply_to_saga(  # noqa: C901 - a line for each event
     state: State,
     event: CompensationStarted
     | SagaCancelRequested
     | SagaDeadlineExceeded
     | SagaRecovered
     | HookDelivered
-    | HookFailed,
+    | HookFailed
+    | DataRedacted,
 ) -> None:
     match event:
         case CompensationStarted():
@@ -469,6 +472,8 @@ def _apply_to_saga(
         case HookFailed():
             state.hook_attempts, state.hook_at = event.attempt, event.retry_at
             state.hook_is_done = event.retry_at is None
+        case DataRedacted():
+            state.is_redacted = True
         case SagaRecovered():
             pass  # a fact about ownership; it moves seq and nothing else
         case _:

@@ -21,6 +21,7 @@ from eventsaga.core.events import (
     ChildEnded,
     ChildStarted,
     CompensationStarted,
+    DataRedacted,
     ForEachStarted,
     HookDelivered,
     HookFailed,
@@ -158,7 +159,7 @@ class _Automaton:
             (self._stage is _Stage.NEW) == isinstance(event, SagaStarted),
             "a history begins with SagaStarted, and has no other",
         )
-        if not isinstance(event, HookDelivered | HookFailed | UndoRequested):
+        if not isinstance(event, HookDelivered | HookFailed | UndoRequested | DataRedacted):
             _require(self._stage is not _Stage.ENDED, "the saga has ended")
         begins = isinstance(event, _BEGINNING)
         _require(self._is_accepted or not begins, "nobody has validated the input")
@@ -203,7 +204,8 @@ class _Automaton:
         | SagaFailed
         | UndoRequested
         | HookDelivered
-        | HookFailed,
+        | HookFailed
+        | DataRedacted,
     ) -> None:
         match event:
             case SagaStarted():
@@ -236,6 +238,8 @@ class _Automaton:
                 _require(isinstance(self._end, SagaCompleted), "the saga has not completed")
                 _require(not self._has_pivoted, "the saga has passed its pivot")
                 self._stage, self._end = _Stage.TURNED, None
+            case DataRedacted():
+                _require(self._end is not None, "the saga has not ended")
             case HookDelivered() | HookFailed():
                 _require(self._is_parked or self._end is not None, "the saga has not settled")
             case _:

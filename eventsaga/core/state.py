@@ -232,6 +232,12 @@ class Turn:
     at: datetime
 
 
+def start_key(key: str | None, tenant: str | None) -> str | None:
+    """Return *key* as it stands among those of all tenants; None if there is none."""
+    # No key and no tenant holds a control character.
+    return key if key is None or tenant is None else f"{tenant}\x1f{key}"
+
+
 @dataclass(slots=True)
 class State:
     """A saga after some of its events.
@@ -266,6 +272,7 @@ class State:
         settled_seq: Number of the event that settled it last; 0 before.
         shown_context: The context as of the last change of status, which the table shows.
         shown_seq: Number of the event that changed the status last.
+        is_redacted: Whether a value was taken out of it: it may not fit its model any more.
     """
 
     saga_id: UUID
@@ -276,6 +283,8 @@ class State:
     fingerprint: str = ""
     correlation_id: str = ""
     key: str | None = None
+    tenant: str | None = None
+    trace: str | None = None
     parent_id: UUID | None = None
     parent_step: StepName | None = None
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -306,6 +315,12 @@ class State:
     settled_seq: int = 0
     shown_context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     shown_seq: int = 0
+    is_redacted: bool = False
+
+    @property
+    def start_key(self) -> str | None:
+        """What stands for the saga among all of its name; each tenant has keys of its own."""
+        return start_key(self.key, self.tenant)
 
     def copy(self) -> "State":
         """Return a state that can be folded further without touching this one."""

@@ -10,16 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from eventsaga.core.events import SagaEvent
+from eventsaga.core.events import DataRedacted, SagaEvent
 from eventsaga.core.grammar import first_violation
 from eventsaga.core.state import Status
 from eventsaga.errors import UnknownEventError
 from eventsaga.store.projection import Projection, project
-from eventsaga.wire.chain import GENESIS, link
+from eventsaga.wire.chain import GENESIS, link, salted
 from eventsaga.wire.codec import decode
+from eventsaga.wire.sealing import MARK, opened
 
 GAPLESS: Final = 1
 GRAMMAR: Final = 2
@@ -74,6 +76,8 @@ class EventRecord(NamedTuple):
     worker_id: UUID | None
     salt: bytes | None
     hash: bytes
+    digest: bytes | None = None
+    """What went into the hash for data and salt, where the data was redacted since."""
 
 
 class SagaRecord(NamedTuple):
@@ -97,6 +101,7 @@ class SagaRecord(NamedTuple):
     updated_at: datetime | None
     parent_id: UUID | None
     parent_step: str | None
+    tenant: str | None
     owner: UUID | None
     wake_at: datetime | None
     is_held: bool
@@ -141,6 +146,7 @@ def read_history(saga_id: UUID, events: Sequence[EventRecord]) -> History:
     if [event.seq for event in events] != list(range(1, len(events) + 1)):
         violations[:0] = _gaps(saga_id, events)
     decoded, unreadable = _decoded(saga_id, events)
+    violations += _redactions(saga_id, events, decoded)
     refused = _refused(decoded)
     projection: Projection | None = None
     if refused is not None:
@@ -182,7 +188,7 @@ def _breaks(saga_id: UUID, events: Sequence[EventRecord]) -> Iterator[Violation]
     """
     previous = GENESIS
     for event in events:
-        if event.data is None or event.salt is None:
+        if event.data is None or (event.salt is None and event.digest is None):
             yield Violation(saga_id, event.seq, CHAIN, "its data or salt is missing")
         elif not _links(previous, event):
             message = "its hash does not fit: it was changed, or what stands before it was"
@@ -191,10 +197,34 @@ def _breaks(saga_id: UUID, events: Sequence[EventRecord]) -> Iterator[Violation]
 
 
 def _links(previous: bytes, event: EventRecord) -> bool:
-    saga_id, seq, name, _, data, at, _, _, salt, found = event
-    if data is None or salt is None or at is None or seq < 1:
+    saga_id, seq, name, _, data, at, _, _, salt, found, digest = event
+    if data is None or at is None or seq < 1:
         return False
-    return link(previous, saga_id, seq, name, at, salt, data.encode()) == found
+    if digest is None:
+        digest = salted(salt or b"", data.encode())
+    return link(previous, saga_id, seq, name, at, digest) == found
+
+
+def _redactions(
+    saga_id: UUID, records: Sequence[EventRecord], events: Sequence[SagaEvent]
+) -> Iterator[Violation]:
+    """Yield where data was taken out and nothing tells of it, or other data put in its place."""
+    told = {
+        seq: left_with
+        for event in events
+        if isinstance(event, DataRedacted)
+        for seq, left_with in event.events.items()
+    }
+    for record in records:
+        left_with = told.pop(record.seq, None)
+        if record.digest is None and left_with is None:
+            continue
+        found = sha256((record.data or "").encode()).hexdigest()
+        if record.digest is None or record.salt is not None or found != left_with:
+            message = "what is left of it is not what its redaction tells"
+            yield Violation(saga_id, record.seq, CHAIN, message)
+    for seq in told:
+        yield Violation(saga_id, seq, CHAIN, "it is told to be redacted, and is not there")
 
 
 def _refused(events: Sequence[SagaEvent]) -> tuple[int, str] | None:
@@ -239,7 +269,8 @@ def _decode(record: EventRecord) -> SagaEvent:
         raise ValueError("it has no data")
     if record.occurred_at is None:
         raise ValueError("its time is out of range")
-    return decode(record.type, record.schema_version, record.occurred_at, record.data)
+    data = opened(record.data, record.saga_id)
+    return decode(record.type, record.schema_version, record.occurred_at, data)
 
 
 # -- the row ------------------------------------------------------------------------------
@@ -297,19 +328,26 @@ _FOLDED: Final = (
     "updated_at",
     "parent_id",
     "parent_step",
+    "tenant",
 )
 
 
 def differing_columns(row: SagaRecord, projection: Projection) -> tuple[str, ...]:
     """Return the names of the columns in which *row* is not *projection*, byte for byte."""
     return tuple(
-        column for column in _FOLDED if _plain(row, column) != _as_stored(projection, column)
+        column for column in _FOLDED if not _agree(row, column, _as_stored(projection, column))
     )
 
 
-def _plain(row: SagaRecord, column: str) -> object:
-    value = getattr(row, column)
-    return tuple(row.current_steps) if column == "current_steps" else value
+def _agree(row: SagaRecord, column: str, wanted: object) -> bool:
+    found = getattr(row, column)
+    if column == "current_steps":
+        return tuple(found) == wanted
+    if column not in _PRIVATE or found is None or wanted is None:
+        return bool(found == wanted)
+    # What is sealed is another text each time; where it cannot be opened, nobody can compare.
+    found = opened(found, row.saga_id)
+    return found == wanted or MARK in found or MARK in str(wanted)
 
 
 def _as_stored(projection: Projection, column: str) -> object:

@@ -301,6 +301,40 @@ class SagaRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SagaFilter:
+    """Which sagas are meant: those that pass all that is given.
+
+    Attributes:
+        statuses: One of these; None for all.
+        name: Of this definition.
+        step: Stands at it, or went back or waits because of it.
+        correlation_id: Was started with it.
+        tenant: Belongs to it.
+        created_before: Was started before this instant.
+        created_after: Was started at or after it.
+        where: Has these values in its context, as of the last change of its status: paths of
+            names with dots between them, and values as text (``{"customer.id": "7"}``).
+        text: Has it, in whatever case, in its id, name, error or context.
+    """
+
+    statuses: Collection[Status] | None = None
+    name: str | None = None
+    step: str | None = None
+    correlation_id: str | None = None
+    tenant: str | None = None
+    created_before: datetime | None = None
+    created_after: datetime | None = None
+    where: Mapping[str, str] = field(default_factory=dict[str, str])
+    text: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no saga that has ended passes, so that few need be looked at."""
+        ended = {Status.COMPLETED, Status.COMPENSATED, Status.FAILED}
+        return self.statuses is not None and not ended & set(self.statuses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
     """An answer to a heartbeat.
 

@@ -37,6 +37,7 @@ class Projection:
     updated_at: datetime
     parent_id: UUID | None
     parent_step: str | None
+    tenant: str | None
 
 
 def project(saga_id: UUID, events: Iterable[SagaEvent]) -> Projection:
@@ -58,6 +59,7 @@ def project(saga_id: UUID, events: Iterable[SagaEvent]) -> Projection:
         updated_at=state.updated_at,
         parent_id=state.parent_id,
         parent_step=state.parent_step,
+        tenant=state.tenant,
     )
 
 

@@ -19,10 +19,24 @@ _POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
+def salted(salt: bytes, data: bytes) -> bytes:
+    """Return the digest by which an event's *data* goes into its hash."""
+    return sha256(salt + data).digest()
+
+
 def link(  # noqa: PLR0917 - the fields of the formula, in its order
-    previous: bytes, saga_id: UUID, seq: int, name: str, at: datetime, salt: bytes, data: bytes
+    previous: bytes, saga_id: UUID, seq: int, name: str, at: datetime, digest: bytes
 ) -> bytes:
-    """Return the hash of an event that follows one with hash *previous*."""
+    """Return the hash of an event that follows one with hash *previous*.
+
+    Args:
+        previous: Hash of the event before it, or `GENESIS`.
+        saga_id: The saga.
+        seq: Its number, from 1.
+        name: Its stored name.
+        at: When it occurred, to the microsecond.
+        digest: What `salted` makes of its salt and data.
+    """
     microseconds = (at - _POSTGRES_EPOCH) // _MICROSECOND
     return sha256(
         b"".join(
@@ -32,7 +46,7 @@ def link(  # noqa: PLR0917 - the fields of the formula, in its order
                 seq.to_bytes(4, "big"),
                 name.encode(),
                 microseconds.to_bytes(8, "big", signed=True),
-                sha256(salt + data).digest(),
+                digest,
             )
         )
     ).digest()

@@ -49,6 +49,7 @@ _CLASS_OF: Final[Mapping[str, type[ev.SagaEvent]]] = {
     "SagaFailed": ev.SagaFailed,
     "HookDelivered": ev.HookDelivered,
     "HookFailed": ev.HookFailed,
+    "DataRedacted": ev.DataRedacted,
 }
 _NAME_OF: Final = {cls: name for name, cls in _CLASS_OF.items()}
 

@@ -9,6 +9,7 @@ from eventsaga.core.events import (
     ChildEnded,
     ChildStarted,
     CompensationStarted,
+    DataRedacted,
     ForEachStarted,
     HookDelivered,
     HookFailed,
@@ -153,6 +154,7 @@ def items(name: str = "each") -> ForEachStarted:
 
 UNDO_ASKED = UndoRequested(at=T0, reason="r", actor="bob")
 FAILED = SagaFailed(at=T0, uncompensated=(), reason="r", actor="bob")
+REDACTED = DataRedacted(at=T0, path="p", reason="r", actor="bob", events={1: "00"})
 TOLD = HookDelivered(at=T0, hook=Hook.ON_PARKED, attempt=1)
 NOT_TOLD = HookFailed(at=T0, hook=Hook.ON_PARKED, attempt=1, error_type="E", message="m")
 NAP = TimerStarted(at=T0, step="a", fire_at=T0)
@@ -172,6 +174,7 @@ GOING_BACK = (*BACK, undo("a"))
 WELL_FORMED: dict[str, tuple[SagaEvent, ...]] = {
     "nothing yet": (),
     "a completed saga": (BORN, run(), done(), COMPLETED),
+    "a value taken out after the end": (BORN, run(), done(), COMPLETED, REDACTED, UNDO_ASKED),
     "a failure tried again": (BORN, run(), failed(again=True), run(attempt=2), done(attempt=2)),
     "a doubt tried again": (BORN, run(), doubted(again=True), RECOVERED, run(attempt=2)),
     "a compensated saga": (*GOING_BACK, undone(), UNDONE),
@@ -295,6 +298,7 @@ BROKEN: dict[str, tuple[tuple[SagaEvent, ...], str]] = {
         (*STUCK, replace(resolved(), pivot=True), CANCELLED),
         "passed its pivot",
     ),
+    "a value taken out on the way": ((BORN, REDACTED), "has not ended"),
     "an undo of a saga that has not completed": ((BORN, UNDO_ASKED), "has not completed"),
     "a hook before the end": ((BORN, TOLD), "the saga has not settled"),
     "a failed hook before the end": ((BORN, NOT_TOLD), "the saga has not settled"),

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from eventsaga.core.definition import Hook
-from eventsaga.core.events import HookDelivered, HookFailed
+from eventsaga.core.events import DataRedacted, HookDelivered, HookFailed
+from eventsaga.core.evolve import evolve
 from eventsaga.core.react import RunHook, react
 from eventsaga.core.ready import is_at_rest
 from eventsaga.core.requests import HOOK_POLICY
@@ -43,6 +46,17 @@ def test_a_settled_saga_owes_its_hook_until_it_is_delivered(script: Script, hook
     assert story.tell(hook) == (HookDelivered(at=T0, hook=hook, attempt=1),)
     assert react(TOLD, story.state) == ()
     assert is_at_rest(TOLD, story.state)
+
+
+def test_a_value_that_is_taken_out_afterwards_asks_for_nothing() -> None:
+    story = drive(TOLD)
+    story.tell(DONE)
+    before = story.state
+    redacted = DataRedacted(at=T0, path="total", reason="r", actor="bob", events={1: "00" * 32})
+    after = evolve(before, redacted)
+
+    assert replace(after, seq=before.seq, is_redacted=False) == before
+    assert is_at_rest(TOLD, after)
 
 
 def test_a_parked_saga_owes_a_hook_too() -> None:

@@ -51,6 +51,17 @@ def test_what_fits_is_accepted_in_the_append_of_the_first_step() -> None:
     assert decided.state.deadline_at == T0 + 10 * SECOND, "from when it was accepted"
 
 
+def test_a_key_is_one_within_its_tenant_only() -> None:
+    plain = evolve(State(SAGA), replace(STARTED, key="o-1"))
+    of_a = evolve(State(SAGA), replace(STARTED, key="o-1", tenant="a"))
+    of_b = evolve(State(SAGA), replace(STARTED, key="o-1", tenant="b"))
+    unkeyed = evolve(State(SAGA), replace(STARTED, tenant="a"))
+
+    assert plain.start_key == "o-1"
+    assert len({plain.start_key, of_a.start_key, of_b.start_key}) == 3
+    assert unkeyed.start_key is None
+
+
 def test_a_saga_without_deadline_is_accepted_without() -> None:
     definition = saga(step("a"))
 

@@ -49,7 +49,11 @@ BEGIN;
 ALTER TABLE eventsaga.events DISABLE TRIGGER events_no_truncate;
 TRUNCATE eventsaga.events, eventsaga.sagas, eventsaga.workers, eventsaga.definitions,
          eventsaga.start_keys, eventsaga.inbox, eventsaga.limits, eventsaga.permits,
-         eventsaga.schedules;
+         eventsaga.schedules, eventsaga.feeds, eventsaga.archived_sagas,
+         eventsaga.archived_events;
+DELETE FROM eventsaga.incarnations
+ WHERE system_identifier <> (SELECT system_identifier FROM eventsaga.incarnation());
+UPDATE eventsaga.incarnations SET accepted_at = coalesce(accepted_at, clock_timestamp());
 ALTER TABLE eventsaga.events ENABLE ALWAYS TRIGGER events_no_truncate;
 COMMIT;
 SELECT pg_stat_reset();

@@ -17,7 +17,7 @@ from eventsaga.store.invariants import (
     judge,
 )
 from eventsaga.store.projection import project
-from eventsaga.wire.chain import GENESIS, link
+from eventsaga.wire.chain import GENESIS, link, salted
 from eventsaga.wire.codec import encode, schema_version, stored_name
 from tests.core.histories import (
     COMPENSATE,
@@ -93,7 +93,7 @@ def records_of(events: Events, worker_of: Callable[[int], UUID | None]) -> list[
     previous = GENESIS
     for seq, event in enumerate(events, 1):
         name, data, salt = stored_name(event), encode(event), seq.to_bytes(4, "big")
-        previous = link(previous, SAGA, seq, name, event.at, salt, data)
+        previous = link(previous, SAGA, seq, name, event.at, salted(salt, data))
         records.append(
             EventRecord(
                 saga_id=SAGA,
@@ -130,6 +130,7 @@ def row_of(events: Events, head: bytes) -> SagaRecord:
         updated_at=row.updated_at,
         parent_id=row.parent_id,
         parent_step=row.parent_step,
+        tenant=row.tenant,
         owner=None if row.status.is_settled else WORKER,
         wake_at=None,
         is_held=not row.status.is_settled,

@@ -23,7 +23,7 @@ from eventsaga.store.invariants import (
     start_key_of,
 )
 from eventsaga.store.postgres.store import PostgresStore
-from eventsaga.wire.chain import GENESIS, link
+from eventsaga.wire.chain import GENESIS, link, salted
 from tests.core.histories import (
     EXECUTE,
     OTHER_WORKER,
@@ -192,8 +192,7 @@ async def test_the_order_is_that_of_the_recorded_shape(
             row["seq"],
             row["type"],
             row["occurred_at"],
-            row["salt"],
-            data.encode(),
+            salted(row["salt"], data.encode()),
         )
         await vandal.edit(
             "UPDATE eventsaga.events SET data = $3, hash = $4 WHERE saga_id = $1 AND seq = $2",

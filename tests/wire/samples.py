@@ -145,6 +145,13 @@ SAMPLES: Final[tuple[ev.SagaEvent, ...]] = (
         at=AT, uncompensated=("reserve_inventory",), reason="written off", actor="ada@example.org"
     ),
     ev.HookDelivered(at=AT, hook=Hook.ON_COMPLETED, attempt=2),
+    ev.DataRedacted(
+        at=AT,
+        path="customer.email",
+        reason="asked to be forgotten",
+        actor="ada@example.org",
+        events={1: "5f" * 32, 12: "a0" * 32},
+    ),
     ev.HookFailed(
         at=AT,
         hook=Hook.ON_PARKED,

@@ -37,6 +37,7 @@ JSON_VALUES: Final[st.SearchStrategy[Any]] = st.recursive(
 JSON_OBJECTS: Final = st.dictionaries(TEXTS, JSON_VALUES, max_size=6)
 
 _BY_TYPE: Final[Mapping[Any, st.SearchStrategy[Any]]] = {
+    Mapping[int, str]: st.dictionaries(st.integers(1, 1000), st.text("0123456789abcdef")),
     datetime: INSTANTS,
     str: TEXTS,
     int: st.integers(min_value=1, max_value=2**31 - 1),

@@ -55,10 +55,12 @@ def start_key_of(records: Sequence[EventRecord]) -> StartKey | None:
         return None
     try:
         data = load(first.data)
-        name, key = data["saga_name"], data.get("key")
+        name, key, tenant = data["saga_name"], data.get("key"), data.get("tenant")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # reported as what it is: unreadable
-    return (name, key) if _is_text(name) and _is_text(key) else None
+    if not _is_text(name) or not _is_text(key):
+        return None
+    return name, f"{tenant}\x1f{key}" if _is_text(tenant) else key
 
 
 def _is_text(value: object) -> TypeGuard[str]:

@@ -19,11 +19,13 @@ SELECT k.saga_name, k.key, k.saga_id
   JOIN eventsaga.start_keys k USING (saga_name, key)
 """
 
-# One snapshot: a start writes its key and its saga by one statement.
+# One snapshot: a start writes its key and its saga by one statement. The key of an archived
+# saga stays, so that it starts nothing again.
 LOST_KEYS: Final = """
 SELECT k.saga_id, k.saga_name, k.key
   FROM eventsaga.start_keys k
  WHERE NOT EXISTS (SELECT FROM eventsaga.sagas s WHERE s.saga_id = k.saga_id)
+   AND NOT EXISTS (SELECT FROM eventsaga.archived_sagas a WHERE a.saga_id = k.saga_id)
  LIMIT $1
 """
 

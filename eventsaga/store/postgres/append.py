@@ -22,15 +22,20 @@ from eventsaga.store.postgres.rows import (
 )
 from eventsaga.store.projection import current_steps, error_text
 from eventsaga.wire.payload import dump
+from eventsaga.wire.sealing import sealed, sealed_context, subject_of
 
 # lock_timeout is set inside the statement: it ends with it, so that no state is left on a
 # connection that a pooler may give to somebody else. JSON goes in as text: the user's engine,
 # for a transactional step, may have a codec of its own for json.
+# A transaction that wrote before it appends, which is a transactional step's, has an id that is
+# older than what its saga recorded meanwhile: its events take the id before them instead, so
+# that the feed, which is read by transaction, has every saga in order.
 APPEND: Final = """
 WITH bounded AS MATERIALIZED (
-    SELECT set_config('lock_timeout', $24::text, true)
+    SELECT set_config('lock_timeout', $24::text, true),
+           pg_current_xact_id_if_assigned() IS NOT NULL AS is_late
 ), moved AS (
-    SELECT m.*
+    SELECT m.*, bounded.is_late
       FROM bounded,
            unnest($1::uuid[], $2::int[], $3::int[], $4::bytea[], $5::text[], $6::text[],
                   $7::text[], $8::text[], $9::timestamptz[], $10::bool[], $11::timestamptz[],
@@ -52,7 +57,7 @@ WITH bounded AS MATERIALIZED (
            claims = CASE WHEN m.progress THEN 0 ELSE s.claims END
       FROM moved m
      WHERE s.saga_id = m.saga_id AND s.last_seq = m.expected AND s.owner = $13::uuid
- RETURNING s.saga_id
+ RETURNING s.saga_id, m.expected, m.is_late
 ), answered AS (
     UPDATE eventsaga.inbox i
        SET answered_at = clock_timestamp()
@@ -69,9 +74,14 @@ WITH bounded AS MATERIALIZED (
     ON CONFLICT DO NOTHING
 ), inserted AS (
     INSERT INTO eventsaga.events
-           (saga_id, seq, type, schema_version, data, occurred_at, salt, hash, worker_id)
+           (saga_id, seq, type, schema_version, data, occurred_at, salt, hash, worker_id, txid)
     SELECT e.saga_id, e.seq, e.type, e.schema_version, e.data::json, e.occurred_at, e.salt,
-           e.hash, $13::uuid
+           e.hash, $13::uuid,
+           CASE WHEN advanced.is_late
+                THEN greatest(pg_current_xact_id(),
+                              (SELECT p.txid FROM eventsaga.events p
+                                WHERE p.saga_id = e.saga_id AND p.seq = advanced.expected))
+                ELSE pg_current_xact_id() END
       FROM unnest($16::uuid[], $17::int[], $18::text[], $19::smallint[], $20::text[],
                   $21::timestamptz[], $22::bytea[], $23::bytea[])
            AS e(saga_id, seq, type, schema_version, data, occurred_at, salt, hash)
@@ -125,17 +135,22 @@ class EncodedAppend(NamedTuple):
 def encode_append(append: Append) -> EncodedAppend:
     """Return *append* as rows."""
     state = append.state
+    subject = subject_of(state.context)
     rows = event_rows(
         state.saga_id,
         append.events,
         after_seq=append.expected,
         previous_hash=append.previous_hash,
+        subject=subject,
     )
     # Written when the status changes only: in between it is in the events.
     changed = state.shown_seq > append.expected
     context = dump(state.shown_context) if changed else None
     error = error_text(state) if changed or state.turn or state.status.is_settled else None
+    if error is not None:
+        error = sealed(error, state.saga_id, subject)
     if context is not None:
+        context = sealed_context(context, state.saga_id, subject)
         warn_if_large(state.saga_id, "context", len(context))
     saga = _SagaRow(
         state.saga_id,

@@ -234,7 +234,7 @@ def _claimed(row: Any, events: Sequence[Any]) -> Claimed:
     history: tuple[StoredEvent, ...] = ()
     unreadable: EventSagaError | None = None
     try:
-        history = tuple(stored_event(event) for event in events)
+        history = tuple(stored_event(event, strict=True) for event in events)
         if not history:
             unreadable = CorruptHistoryError(row["saga_id"], 1, "the saga has no events")
     except EventSagaError as error:

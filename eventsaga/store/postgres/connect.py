@@ -88,7 +88,7 @@ async def open_connection(url: str, settings: Settings) -> Connection:
         url,
         timeout=settings.statement_timeout.total_seconds(),
         command_timeout=settings.statement_timeout.total_seconds(),
-        **_cache_options(settings),
+        **session_options(settings),
     )
     return connection
 
@@ -113,7 +113,7 @@ async def open_pool(url: str, settings: Settings, size: int, *, eager: bool = Tr
             timeout=settings.statement_timeout.total_seconds(),
             command_timeout=settings.statement_timeout.total_seconds(),
             reset=_leave_as_it_is,
-            **_cache_options(settings),
+            **session_options(settings),
         )
     except CONNECTION_ERRORS as error:
         raise unavailable(error, url) from error
@@ -123,9 +123,15 @@ async def _leave_as_it_is(_connection: Connection) -> None:
     """Save the round trip of a RESET: no statement here leaves state on its session."""
 
 
-def _cache_options(settings: Settings) -> dict[str, Any]:
-    # A transaction pooler hands each statement to another server connection.
-    return {"statement_cache_size": 0} if settings.pooler else {}
+def session_options(settings: Settings) -> dict[str, Any]:
+    """Return what asyncpg is to be told about every connection."""
+    options: dict[str, Any] = {}
+    if settings.pooler:
+        # A transaction pooler hands each statement to another server connection.
+        options["statement_cache_size"] = 0
+    if settings.role:
+        options["server_settings"] = {"role": settings.role}
+    return options
 
 
 def unavailable(error: Exception, url: str) -> DatabaseUnavailableError:

@@ -11,6 +11,7 @@ from eventsaga.store.ports import MAIL_OF_ONE, Answer, Dismissal, Message, Reply
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.store.postgres.rows import columns
 from eventsaga.wire.payload import dump, load
+from eventsaga.wire.sealing import opened, sealed
 
 # The same id is taken once, however often it is sent: the answer stays in place of the
 # request for an hour. One that was refused is asked anew.
@@ -92,7 +93,7 @@ def post_arguments(message: Message) -> tuple[Any, ...]:
         message.saga_id,
         message.message_id,
         message.kind,
-        dump(message.data),
+        sealed(dump(message.data), message.saga_id),
         message.actor,
     )
 
@@ -131,7 +132,7 @@ async def read(connection: Connection, statement: str, of: UUID, limit: int) -> 
             saga_id=row["saga_id"],
             message_id=row["id"],
             kind=row["kind"],
-            data=_data(row["data"]),
+            data=_data(row["data"], row["saga_id"]),
             actor=row["actor"],
             posted_at=row["created_at"],
         )
@@ -139,13 +140,13 @@ async def read(connection: Connection, statement: str, of: UUID, limit: int) -> 
     ]
 
 
-def _data(text: str) -> Mapping[str, Any]:
+def _data(text: str, saga_id: UUID) -> Mapping[str, Any]:
     """Return the data of a request; empty if whoever inserted it wrote no JSON object.
 
     PostgreSQL takes more for json than there is data for, such as a lone surrogate.
     """
     try:
-        data = load(text)
+        data = load(opened(text, saga_id))
     except ValueError:
         return {}
     return cast("dict[str, Any]", data) if isinstance(data, dict) else {}

@@ -6,10 +6,11 @@ from uuid import UUID
 
 from eventsaga.core.state import Status
 from eventsaga.errors import CorruptHistoryError
-from eventsaga.store.ports import DefinitionKey, SagaRow, StoredEvent, Stranded
+from eventsaga.store.ports import DefinitionKey, SagaFilter, SagaRow, StoredEvent, Stranded
 from eventsaga.store.postgres.connect import Connection
 from eventsaga.wire.codec import decode
 from eventsaga.wire.payload import load
+from eventsaga.wire.sealing import opened
 
 GET: Final = """
 SELECT saga_id, name, version, fingerprint, status, current_steps, context, error,
@@ -27,9 +28,23 @@ SELECT saga_id, name, version, fingerprint, status, current_steps, context, erro
    AND ($2::text IS NULL OR name = $2::text)
    AND ($3::text IS NULL OR correlation_id = $3::text)
    AND ($4::uuid IS NULL OR saga_id < $4::uuid)
+   AND ($6::text IS NULL OR $6::text = ANY (current_steps) OR error->>'step_name' = $6::text)
+   AND ($7::text IS NULL OR tenant = $7::text)
+   AND ($8::timestamptz IS NULL OR created_at < $8::timestamptz)
+   AND ($9::timestamptz IS NULL OR created_at >= $9::timestamptz)
+   AND NOT EXISTS (SELECT FROM unnest($10::text[], $11::text[]) AS w(path, value)
+                    WHERE context #>> string_to_array(w.path, '.') IS DISTINCT FROM w.value)
+   AND ($12::text IS NULL
+        OR strpos(lower(concat_ws(' ', saga_id, name, correlation_id, error, context)),
+                  lower($12::text)) > 0)
  ORDER BY saga_id DESC
  LIMIT $5
 """
+
+# The same, of which the index of those that have not ended knows.
+LIST_OPEN: Final = LIST.replace(
+    " ORDER BY", "   AND status NOT IN ('COMPLETED', 'COMPENSATED', 'FAILED')\n ORDER BY"
+)
 
 FIND: Final = """
 SELECT saga_id FROM eventsaga.sagas
@@ -131,8 +146,8 @@ def _saga_row(row: Any) -> SagaRow:
         fingerprint=row["fingerprint"],
         status=Status(row["status"]),
         current_steps=tuple(row["current_steps"]),
-        context=load(row["context"]),
-        error=None if row["error"] is None else load(row["error"]),
+        context=load(opened(row["context"], row["saga_id"])),
+        error=None if row["error"] is None else load(opened(row["error"], row["saga_id"])),
         correlation_id=row["correlation_id"],
         last_seq=row["last_seq"],
         created_at=row["created_at"],
@@ -144,15 +159,20 @@ def _saga_row(row: Any) -> SagaRow:
     )
 
 
-def stored_event(row: Any) -> StoredEvent:
+def stored_event(row: Any, *, strict: bool = False) -> StoredEvent:
     """Return a row of ``events`` as data.
+
+    Args:
+        row: As the statements have it.
+        strict: Whether nothing may be sealed in the end.
 
     Raises:
         UnknownEventError: If a newer eventsaga wrote it.
         CorruptHistoryError: If its data is not what its name stands for.
     """
     try:
-        event = decode(row["type"], row["schema_version"], row["occurred_at"], row["data"])
+        data = row["data"] and opened(row["data"], row["saga_id"], strict=strict)
+        event = decode(row["type"], row["schema_version"], row["occurred_at"], data)
     except ValueError as error:
         raise CorruptHistoryError(row["saga_id"], row["seq"], str(error)) from error
     return StoredEvent(
@@ -181,18 +201,25 @@ async def find(  # noqa: PLR0917 - two statements and a range
     return [row["saga_id"] for row in rows]
 
 
-async def list_sagas(  # noqa: PLR0917 - the filters, in the statement's order
-    connection: Connection,
-    statement: str,
-    statuses: Sequence[Status] | None,
-    name: str | None,
-    correlation_id: str | None,
-    before: UUID | None,
-    limit: int,
+async def list_sagas(
+    connection: Connection, statement: str, wanted: SagaFilter, before: UUID | None, limit: int
 ) -> list[SagaRow]:
-    """Return at most *limit* rows, youngest first, that pass every filter that is given."""
-    wanted = None if statuses is None else [status.value for status in statuses]
-    rows = await connection.fetch(statement, wanted, name, correlation_id, before, limit)
+    """Return at most *limit* rows, youngest first, that pass *wanted*."""
+    rows = await connection.fetch(
+        statement,
+        None if wanted.statuses is None else [status.value for status in wanted.statuses],
+        wanted.name,
+        wanted.correlation_id,
+        before,
+        limit,
+        wanted.step,
+        wanted.tenant,
+        wanted.created_before,
+        wanted.created_after,
+        list(wanted.where),
+        list(wanted.where.values()),
+        wanted.text,
+    )
     return [saga_row(row) for row in rows]
 
 

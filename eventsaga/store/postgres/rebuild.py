@@ -41,6 +41,8 @@ from eventsaga.store.postgres.connect import Connection
 from eventsaga.store.postgres.scan import Progress, Statements, read_events, read_rows, scan
 from eventsaga.store.postgres.sql import qualify
 from eventsaga.store.postgres.store import PostgresStore
+from eventsaga.wire.payload import load
+from eventsaga.wire.sealing import sealed, sealed_context, subject_of
 
 LOCK: Final = """
 WITH bounded AS MATERIALIZED (
@@ -68,7 +70,8 @@ UPDATE eventsaga.sagas
                       THEN coalesce(wake_at, clock_timestamp())
                       ELSE wake_at END,
        parent_id = $15::uuid,
-       parent_step = $16::text
+       parent_step = $16::text,
+       tenant = $17::text
  WHERE saga_id = $1::uuid
 """
 
@@ -76,10 +79,10 @@ CREATE: Final = """
 INSERT INTO eventsaga.sagas
        (saga_id, name, version, fingerprint, status, current_steps, context, error,
         correlation_id, last_seq, last_hash, created_at, updated_at, parent_id, parent_step,
-        wake_at)
+        tenant, wake_at)
 VALUES ($1::uuid, $2::text, $3::int, $4::text, $5::text, $6::text[], $7::json, $8::json,
         $9::text, $10::int, $11::bytea, $12::timestamptz, $13::timestamptz,
-        $15::uuid, $16::text, CASE WHEN $14::bool THEN NULL ELSE clock_timestamp() END)
+        $15::uuid, $16::text, $17::text, CASE WHEN $14::bool THEN NULL ELSE clock_timestamp() END)
 ON CONFLICT (saga_id) DO NOTHING
 RETURNING saga_id
 """
@@ -165,7 +168,7 @@ async def _repair(
     (repair,) = _judge(saga_id, row, events, force=force) or (None,)
     if repair is None or repair.refused is not None:
         return repair, True
-    arguments = _arguments(saga_id, read_history(saga_id, events))
+    arguments = row_arguments(saga_id, read_history(saga_id, events))
     if row is not None:
         await connection.execute(qualify(REPAIR, store.settings.schema), *arguments)
         return repair, True
@@ -221,10 +224,12 @@ def _distrust(
     )
 
 
-def _arguments(saga_id: UUID, history: History) -> list[object]:
-    """Return what `REPAIR` and `CREATE` take."""
+def row_arguments(saga_id: UUID, history: History) -> list[object]:
+    """Return what `REPAIR` and `CREATE` take; *history* can be folded."""
     row = history.projection
     assert row is not None
+    # What could not be opened stays as it is.
+    subject = subject_of(load(row.context))
     return [
         saga_id,
         row.name,
@@ -232,8 +237,8 @@ def _arguments(saga_id: UUID, history: History) -> list[object]:
         row.fingerprint,
         row.status.value,
         list(row.current_steps),
-        row.context,
-        row.error,
+        sealed_context(row.context, saga_id, subject),
+        row.error and sealed(row.error, saga_id, subject),
         row.correlation_id,
         row.last_seq,
         history.last_hash,
@@ -242,4 +247,5 @@ def _arguments(saga_id: UUID, history: History) -> list[object]:
         row.status.is_settled,
         row.parent_id,
         row.parent_step,
+        row.tenant,
     ]

@@ -12,9 +12,10 @@ from uuid import UUID
 
 from eventsaga.core.events import SagaEvent
 from eventsaga.observe.log import logger
-from eventsaga.wire.chain import SALT_BYTES, link
+from eventsaga.wire.chain import SALT_BYTES, link, salted
 from eventsaga.wire.codec import encode, schema_version, stored_name
 from eventsaga.wire.payload import WARN_BYTES
+from eventsaga.wire.sealing import sealed
 
 _log = logger("store")
 
@@ -36,25 +37,39 @@ class EventRow(NamedTuple):
 
 
 def event_rows(
-    saga_id: UUID, events: Sequence[SagaEvent], *, after_seq: int, previous_hash: bytes
+    saga_id: UUID,
+    events: Sequence[SagaEvent],
+    *,
+    after_seq: int,
+    previous_hash: bytes,
+    subject: str | None = None,
 ) -> list[EventRow]:
-    """Return *events* as rows that continue the chain behind *previous_hash*."""
+    """Return *events* as rows that continue the chain behind *previous_hash*.
+
+    Args:
+        saga_id: The saga.
+        events: What is appended.
+        after_seq: How many events there are.
+        previous_hash: Of the last of them.
+        subject: Whose data they hold, for the codec; None for nobody in particular.
+    """
     rows: list[EventRow] = []
     salts = os.urandom(SALT_BYTES * len(events))
     for index, event in enumerate(events):
         name = stored_name(event)
-        data = encode(event)
+        text = sealed(encode(event).decode(), saga_id, subject)
+        data = text.encode()
         salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
         seq = after_seq + index + 1
         warn_if_large(saga_id, name, len(data))
-        previous_hash = link(previous_hash, saga_id, seq, name, event.at, salt, data)
+        previous_hash = link(previous_hash, saga_id, seq, name, event.at, salted(salt, data))
         rows.append(
             EventRow(
                 saga_id,
                 seq,
                 name,
                 schema_version(name),
-                data.decode(),
+                text,
                 event.at,
                 salt,
                 previous_hash,

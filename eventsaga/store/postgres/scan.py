@@ -41,7 +41,7 @@ SELECT saga_id, name, version, fingerprint, status, current_steps, context, erro
        correlation_id, last_seq, last_hash,
        CASE WHEN created_at BETWEEN '0001-01-02' AND '9999-12-30' THEN created_at END,
        CASE WHEN updated_at BETWEEN '0001-01-02' AND '9999-12-30' THEN updated_at END,
-       parent_id, parent_step, owner,
+       parent_id, parent_step, tenant, owner,
        CASE WHEN wake_at BETWEEN '0001-01-02' AND '9999-12-30' THEN wake_at END,
        owner IS NOT NULL OR wake_at IS NOT NULL AS is_held
   FROM eventsaga.sagas
@@ -54,7 +54,7 @@ EVENTS_IN_RANGE: Final = """
 SELECT saga_id, seq, type, schema_version, data,
        CASE WHEN occurred_at BETWEEN '0001-01-02' AND '9999-12-30' THEN occurred_at END,
        CASE WHEN recorded_at BETWEEN '0001-01-02' AND '9999-12-30' THEN recorded_at END,
-       worker_id, salt, hash
+       worker_id, salt, hash, digest
   FROM eventsaga.events
  WHERE saga_id >= $1::uuid AND saga_id <= $2::uuid
  ORDER BY saga_id, seq

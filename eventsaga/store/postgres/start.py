@@ -13,6 +13,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from eventsaga.core.state import State
 from eventsaga.errors import KeyConflictError
 from eventsaga.store.ports import Refused, Start, Started, StartResult
 from eventsaga.store.postgres.connect import Connection
@@ -20,6 +21,7 @@ from eventsaga.store.postgres.rows import STEP_SEPARATOR, EventRow, columns, eve
 from eventsaga.store.projection import current_steps, error_text
 from eventsaga.wire.chain import GENESIS
 from eventsaga.wire.payload import dump
+from eventsaga.wire.sealing import sealed, sealed_context, subject_of
 
 # Keys are inserted in order: two batches that share keys cannot wait for each other.
 # JSON goes in as text: the caller's connection may have a codec of its own for json.
@@ -32,26 +34,27 @@ WITH bounded AS MATERIALIZED (
            unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],
                   $7::text[], $8::text[], $9::int[], $10::bytea[], $11::timestamptz[],
                   $12::timestamptz[], $13::bool[], $14::text[], $15::bytea[], $26::uuid[],
-                  $27::text[], $28::text[])
+                  $27::text[], $28::text[], $29::text[], $30::text[])
            AS g(saga_id, name, version, fingerprint, status, current_steps, context,
                 correlation_id, last_seq, last_hash, created_at, updated_at, owned, key, digest,
-                parent_id, parent_step, error)
+                parent_id, parent_step, error, tenant, start_key)
 ), keyed AS (
     INSERT INTO eventsaga.start_keys (saga_name, key, saga_id, input_digest)
-    SELECT name, key, saga_id, digest FROM given WHERE key IS NOT NULL ORDER BY name, key
+    SELECT name, start_key, saga_id, digest FROM given WHERE key IS NOT NULL
+     ORDER BY name, start_key
     ON CONFLICT DO NOTHING
     RETURNING saga_id
 ), started AS (
     INSERT INTO eventsaga.sagas
            (saga_id, name, version, fingerprint, status, current_steps, context,
             correlation_id, last_seq, last_hash, created_at, updated_at, owner, wake_at,
-            parent_id, parent_step, error)
+            parent_id, parent_step, error, tenant)
     SELECT g.saga_id, g.name, g.version, g.fingerprint, g.status,
            string_to_array(g.current_steps, ','), g.context::json, g.correlation_id, g.last_seq,
            g.last_hash, g.created_at, g.updated_at,
            CASE WHEN g.owned THEN $16::uuid END,
            CASE WHEN g.owned THEN NULL ELSE clock_timestamp() END,
-           g.parent_id, g.parent_step, g.error::json
+           g.parent_id, g.parent_step, g.error::json, g.tenant
       FROM given g
      WHERE g.key IS NULL OR EXISTS (SELECT FROM keyed k WHERE k.saga_id = g.saga_id)
     ON CONFLICT (saga_id) DO NOTHING
@@ -123,7 +126,10 @@ class EncodedStart(NamedTuple):
 def encode_start(start: Start) -> EncodedStart:
     """Return *start* as rows."""
     state = start.state
-    rows = event_rows(state.saga_id, start.events, after_seq=0, previous_hash=GENESIS)
+    subject = subject_of(state.context)
+    rows = event_rows(
+        state.saga_id, start.events, after_seq=0, previous_hash=GENESIS, subject=subject
+    )
     saga = _SagaRow(
         state.saga_id,
         state.saga_name,
@@ -131,7 +137,7 @@ def encode_start(start: Start) -> EncodedStart:
         state.fingerprint,
         state.status.value,
         STEP_SEPARATOR.join(current_steps(state)),
-        dump(state.shown_context),
+        sealed_context(dump(state.shown_context), state.saga_id, subject),
         state.correlation_id,
         state.seq,
         rows[-1].hash,
@@ -162,8 +168,15 @@ def start_arguments(
         lock_timeout,
         [encoded.start.state.parent_id for encoded in batch],
         [encoded.start.state.parent_step for encoded in batch],
-        [error_text(encoded.start.state) for encoded in batch],
+        [_error(encoded.start.state) for encoded in batch],
+        [encoded.start.state.tenant for encoded in batch],
+        [encoded.start.state.start_key for encoded in batch],
     ]
+
+
+def _error(state: State) -> str | None:
+    error = error_text(state)
+    return error and sealed(error, state.saga_id, subject_of(state.context))
 
 
 def read_back_arguments(batch: Sequence[EncodedStart]) -> list[Any]:
@@ -171,7 +184,7 @@ def read_back_arguments(batch: Sequence[EncodedStart]) -> list[Any]:
     return [
         [encoded.saga_id for encoded in batch],
         [encoded.saga.name for encoded in batch],
-        [encoded.saga.key for encoded in batch],
+        [encoded.start.state.start_key for encoded in batch],
         [encoded.events[0].hash for encoded in batch],
     ]
 

@@ -16,8 +16,8 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventsaga import failpoints
-from eventsaga.core.state import Status
 from eventsaga.errors import DatabaseUnavailableError, EventSagaError
+from eventsaga.observe.observer import Observers
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
     NOBODY,
@@ -31,6 +31,7 @@ from eventsaga.store.ports import (
     Incarnation,
     Message,
     Renewal,
+    SagaFilter,
     SagaRow,
     Start,
     StartResult,
@@ -65,6 +66,7 @@ from eventsaga.store.postgres.transact import Transactions
 from eventsaga.store.postgres.writer import PostgresLine, Writer
 from eventsaga.store.slots import Planned
 
+_ALL_SAGAS: Final = SagaFilter()
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 
 _Arguments = ParamSpec("_Arguments")
@@ -156,6 +158,7 @@ class _Statements:
     find_sagas: str = read.FIND
     find_events: str = read.FIND_EVENTS
     list_sagas: str = read.LIST
+    list_open_sagas: str = read.LIST_OPEN
     history: str = read.HISTORY
     settled: str = read.SETTLED
     stranded: str = read.STRANDED
@@ -177,17 +180,23 @@ class PostgresStore:
     Args:
         database: URL, or an engine whose URL is taken.
         settings: Schema, pool and batch sizes, timeouts.
+        observers: Told of every batch of appends; None for nobody.
 
     Raises:
         DatabaseUnavailableError: On entry, if the database cannot be reached.
         SchemaOutdatedError: On entry, if it was not migrated to this version.
     """
 
-    def __init__(self, database: str | AsyncEngine, settings: Settings) -> None:
+    def __init__(
+        self,
+        database: str | AsyncEngine,
+        settings: Settings,
+        observers: Observers | None = None,
+    ) -> None:
         self.url = database_url(database)
         self.settings = settings
         self._sql = _Statements.in_schema(settings.schema)
-        self._writer = Writer(PostgresLine(self.url, settings), settings)
+        self._writer = Writer(PostgresLine(self.url, settings), settings, observers)
         self._transactions = Transactions(database, self.url, settings)
         self._pool: Pool | None = None
         # Heartbeats never wait behind other queries.
@@ -506,18 +515,15 @@ class PostgresStore:
     @_asked_again
     async def list_sagas(
         self,
+        wanted: SagaFilter = _ALL_SAGAS,
         *,
-        statuses: Sequence[Status] | None = None,
-        name: str | None = None,
-        correlation_id: str | None = None,
         before: UUID | None = None,
         limit: int = 100,
     ) -> list[SagaRow]:
-        """Return at most *limit* rows, youngest first, that pass every given filter."""
+        """Return at most *limit* rows that pass *wanted*, youngest first."""
+        statement = self._sql.list_open_sagas if wanted.is_open else self._sql.list_sagas
         async with self.connection() as connection:
-            return await read.list_sagas(
-                connection, self._sql.list_sagas, statuses, name, correlation_id, before, limit
-            )
+            return await read.list_sagas(connection, statement, wanted, before, limit)
 
     @_asked_again
     async def history(self, saga_id: UUID) -> tuple[StoredEvent, ...]:

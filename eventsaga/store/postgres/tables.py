@@ -64,9 +64,16 @@ events: Final = Table(
     Column("txid", _Xid8(), nullable=False, server_default=text("pg_current_xact_id()")),
     Column("salt", LargeBinary, nullable=True),
     Column("hash", LargeBinary, nullable=False),
+    Column(
+        "digest",
+        LargeBinary,
+        comment="of salt and data as they were hashed; set where the data was redacted since",
+    ),
     # The wall against two writers of one stream.
     PrimaryKeyConstraint("saga_id", "seq", name="events_pkey"),
     CheckConstraint("seq > 0", name="events_seq_check"),
+    # For consumers, in the order of the feed: one range of it is one batch.
+    Index("events_feed", "txid", "saga_id", "seq"),
     # For questions only; workers find events by their saga.
     Index("events_occurred", "occurred_at", postgresql_using="brin"),
     Index("events_undone", "saga_id", postgresql_where=text("type = 'StepCompensationStarted'")),
@@ -102,6 +109,7 @@ sagas: Final = Table(
     Column("claims", Integer, nullable=False, server_default=text("0")),
     Column("parent_id", Uuid, nullable=True, comment="the saga of which this is a step"),
     Column("parent_step", Text, nullable=True),
+    Column("tenant", Text, nullable=True, comment="whose it is; null for nobody in particular"),
     PrimaryKeyConstraint("saga_id", name="sagas_pkey"),
     # No index holds a column that changes at every step, so step updates stay HOT.
     # By name first: a claim takes a share of every name, so a flood of one starves no other.
@@ -155,7 +163,7 @@ start_keys: Final = Table(
     "start_keys",
     metadata,
     Column("saga_name", Text, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("key", Text, nullable=False, comment="behind its tenant and U+001F, if it has one"),
     Column("saga_id", Uuid, nullable=False),
     Column("input_digest", LargeBinary, nullable=False),
     PrimaryKeyConstraint("saga_name", "key", name="start_keys_pkey"),
@@ -212,6 +220,11 @@ incarnations: Final = Table(
     Column("accepted_at", _INSTANT, comment="null: what was under way is held"),
     Column("accepted_by", Text),
     Column("reason", Text),
+    Column(
+        "numbered_at",
+        _INSTANT,
+        comment="since when txid of all events is in the order of this system",
+    ),
     PrimaryKeyConstraint("system_identifier", "timeline", name="incarnations_pkey"),
     comment="every history that the database has had: it may have lost commits in between",
 )
@@ -227,4 +240,59 @@ schedules: Final = Table(
     Column("worker_id", Uuid, nullable=False, comment="who planned it last"),
     PrimaryKeyConstraint("name", name="schedules_pkey"),
     comment="which slot of a schedule is started next",
+)
+
+feeds: Final = Table(
+    "feeds",
+    metadata,
+    Column("consumer", Text, nullable=False),
+    Column(
+        "txid",
+        _Xid8(),
+        nullable=False,
+        server_default=text("'0'"),
+        comment="of the last event that it has read, as are saga_id and seq",
+    ),
+    Column(
+        "saga_id",
+        Uuid,
+        nullable=False,
+        server_default=text("'00000000-0000-0000-0000-000000000000'"),
+    ),
+    Column("seq", Integer, nullable=False, server_default=text("0")),
+    Column("updated_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("holder", Uuid, comment="who reads for it now"),
+    Column("held_until", _INSTANT),
+    PrimaryKeyConstraint("consumer", name="feeds_pkey"),
+    comment="how far each consumer of the feed has read",
+)
+
+archived_sagas: Final = Table(
+    "archived_sagas",
+    metadata,
+    Column("saga_id", Uuid, nullable=False),
+    Column("last_seq", Integer, nullable=False),
+    Column("last_hash", LargeBinary, nullable=False),
+    Column("archived_at", _INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("txid", _Xid8(), nullable=False, server_default=text("pg_current_xact_id()")),
+    PrimaryKeyConstraint("saga_id", name="archived_sagas_pkey"),
+    comment="which sagas were moved to an archive, and how their chains end",
+)
+
+archived_events: Final = Table(
+    "archived_events",
+    metadata,
+    Column("saga_id", Uuid, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("schema_version", SmallInteger, nullable=False),
+    Column("data", JSON, nullable=True),
+    Column("occurred_at", _INSTANT, nullable=False),
+    Column("recorded_at", _INSTANT, nullable=False),
+    Column("worker_id", Uuid, nullable=True),
+    Column("salt", LargeBinary, nullable=True),
+    Column("hash", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=True),
+    PrimaryKeyConstraint("saga_id", "seq", name="archived_events_pkey"),
+    comment="events of sagas that were archived into this database",
 )

@@ -13,7 +13,7 @@ gets that lock next knows that nothing is on its way any more.
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final, Self
+from typing import Final, Self
 from uuid import UUID
 
 import asyncpg
@@ -43,6 +43,7 @@ from eventsaga.store.postgres.connect import (
     is_infrastructure,
     open_connection,
     outcome_is_unknown,
+    session_options,
     sqlalchemy_url,
     unavailable,
 )
@@ -163,14 +164,10 @@ class Transactions:
 
 
 def _new_engine(url: str, settings: Settings) -> AsyncEngine:
-    options: dict[str, Any] = {"timeout": settings.statement_timeout.total_seconds()}
+    options = {"timeout": settings.statement_timeout.total_seconds(), **session_options(settings)}
     if settings.pooler:
         # The next transaction may be on another server connection: nothing is kept by name.
-        options |= {
-            "statement_cache_size": 0,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": lambda: "",
-        }
+        options |= {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
     return create_async_engine(
         sqlalchemy_url(url),
         pool_size=settings.transactions,

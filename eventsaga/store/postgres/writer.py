@@ -16,6 +16,7 @@ that is kept for such rows, and no other saga waits with it.
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -34,6 +35,7 @@ from eventsaga.core.events import (
     VerificationStarted,
 )
 from eventsaga.observe.log import logger
+from eventsaga.observe.observer import Observers
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Append, Committed, Fenced, Refused, Start
 from eventsaga.store.postgres import append as appending
@@ -233,10 +235,12 @@ class Writer:
     Args:
         line: The way to the tables.
         settings: Batch bound and number of connections.
+        observers: Told of every batch; None for nobody.
     """
 
-    def __init__(self, line: Line, settings: Settings) -> None:
+    def __init__(self, line: Line, settings: Settings, observers: Observers | None = None) -> None:
         self._line = line
+        self._observers = Observers() if observers is None else observers
         self._settings = settings
         self._appends: dict[UUID, _Lane[EncodedAppend]] = {}
         self._starts: dict[UUID | None, _Lane[EncodedStart]] = {}
@@ -306,8 +310,10 @@ class Writer:
                 if lane.waiting:
                     self._announce(lane)
                 self._unsettled += 1
+                sent = time.monotonic()
                 try:
                     connection = await self._flush(connection, lane, batch, _PATIENCE)
+                    self._observers.appended(len(batch), time.monotonic() - sent)
                 finally:
                     self._settle()
         finally:

@@ -95,7 +95,7 @@ async def test_an_append_without_the_number_in_its_guard_meets_the_primary_key(
 async def test_events_that_do_not_depend_on_the_guard_are_seen_by_the_checker(
     database: str, vandal: asyncpg.Connection, mutate: Mutate
 ) -> None:
-    mutate(appending, "APPEND", "      JOIN advanced USING (saga_id)\n", "")
+    mutate(appending, "APPEND", "      JOIN advanced USING", " LEFT JOIN advanced USING")
     async with PostgresStore(database, Settings()) as store:
         zombie = await new_worker(store)
         held = await start_saga(store, zombie)

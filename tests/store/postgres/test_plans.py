@@ -13,7 +13,7 @@ import pytest
 from eventsaga.pytest_plugin import in_database
 from eventsaga.settings import Settings
 from eventsaga.store.ports import Committed
-from eventsaga.store.postgres import append, claim, lease, mail, read
+from eventsaga.store.postgres import append, claim, feed, lease, mail, read
 from eventsaga.store.postgres import start as starting
 from eventsaga.store.postgres.rows import columns
 from eventsaga.store.postgres.store import PostgresStore
@@ -33,6 +33,20 @@ from tests.store.builders import (
 
 SAGAS: Final = 100_000
 _ANY: Final = UUID(int=5)
+_LISTED: Final[tuple[Any, ...]] = (
+    None,
+    None,
+    None,
+    _ANY,
+    100,
+    None,
+    None,
+    None,
+    None,
+    [],
+    [],
+    None,
+)
 _NAMES: Final = ["order"], [1], ["f"]
 
 # Nearly all sagas are over; a few hundred sleep, are due, owned or orphaned.
@@ -140,7 +154,10 @@ STATEMENTS: Final[dict[str, tuple[str, list[Any]]]] = {
     "settled": (read.SETTLED, [[_ANY]]),
     "stranded": (read.STRANDED, []),
     "conflicting": (read.CONFLICTING, [*_NAMES]),
-    "list a page": (read.LIST, [None, None, None, _ANY, 100]),
+    "read the feed": (feed.READ, ["5", _ANY, 1, 500]),
+    "advance in the feed": (feed.ADVANCE, ["one", _ANY, "5", _ANY, 1, "6", _ANY, 1]),
+    "list a page": (read.LIST, [*_LISTED]),
+    "list a page of those that have not ended": (read.LIST_OPEN, [["PARKED"], *_LISTED[1:]]),
 }
 
 LARGE: Final = {"sagas", "events", "start_keys"}

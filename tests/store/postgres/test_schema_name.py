@@ -73,6 +73,7 @@ async def test_every_verb_works_in_another_schema(other: PostgresStore) -> None:
         await verb.call(other, world)
 
 
+@pytest.mark.mighty
 async def test_two_schemas_in_one_database_know_nothing_of_each_other(
     database: str, sql: asyncpg.Connection
 ) -> None:

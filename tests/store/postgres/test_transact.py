@@ -284,6 +284,7 @@ async def test_a_database_that_is_busy_at_commit_may_be_asked_again(
     await finish(store, sql, held, owner)
 
 
+@pytest.mark.mighty
 async def test_a_deadlock_with_the_user_s_rows_may_be_tried_again(
     database: str, store: PostgresStore, sql: asyncpg.Connection, held: Held, owner: UUID
 ) -> None:

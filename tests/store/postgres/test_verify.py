@@ -15,7 +15,7 @@ from eventsaga.saga import Saga, Step
 from eventsaga.store.examine import Violation
 from eventsaga.store.postgres import scan as scanning
 from eventsaga.store.postgres.store import PostgresStore
-from eventsaga.wire.chain import link
+from eventsaga.wire.chain import link, salted
 from tests.store.builders import new_worker, start_saga, start_sagas
 from tests.store.vandal import Vandal, all_sorts, run_to_the_end
 
@@ -233,7 +233,7 @@ async def test_a_forged_event_whose_hash_fits_is_found_by_the_row(
     """Whoever knows the formula can link an event; the row's head and count know better."""
     held = await start_saga(store, await new_worker(store))
     at, salt, data = held.state.updated_at, b"salt", b'{"reason":"r","actor":"a"}'
-    forged = link(held.last_hash, held.saga_id, 3, "SagaCancelRequested", at, salt, data)
+    forged = link(held.last_hash, held.saga_id, 3, "SagaCancelRequested", at, salted(salt, data))
     await vandal.edit(
         "INSERT INTO eventsaga.events"
         " (saga_id, seq, type, schema_version, data, occurred_at, salt, hash)"

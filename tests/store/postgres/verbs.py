@@ -239,7 +239,7 @@ VERBS: Final = (
     ),
     Verb(
         name="list_sagas",
-        text="ORDER BY saga_id DESC",
+        text="IS NULL OR correlation_id =",
         table="sagas",
         call=lambda store, _: store.list_sagas(),
         answers=lambda rows: len(rows) == 1,

@@ -1,0 +1,1 @@
+"""How does a saga stand in a file? Lines of JSON, packed batch by batch, that can be checked."""
