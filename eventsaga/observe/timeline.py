@@ -17,6 +17,7 @@ from eventsaga.core.events import (
     ChildEnded,
     ChildStarted,
     CompensationStarted,
+    DataRedacted,
     ForEachStarted,
     HookDelivered,
     HookFailed,
@@ -73,6 +74,7 @@ _OfTheSaga = (
     | SignalReceived
     | HookDelivered
     | HookFailed
+    | DataRedacted
     | SagaCompleted
     | SagaCompensated
 )
@@ -395,14 +397,15 @@ def _told(event: _OfTheSaga) -> tuple[str, str]:  # noqa: PLR0911 - a line for e
             return _told_from_outside(event)
 
 
-def _told_from_outside(  # noqa: PLR0911 - a line for each kind
+def _told_from_outside(  # noqa: C901, PLR0911 - a line for each kind
     event: SagaCancelRequested
     | UndoRequested
     | SagaRetried
     | SagaFailed
     | SignalReceived
     | HookDelivered
-    | HookFailed,
+    | HookFailed
+    | DataRedacted,
 ) -> tuple[str, str]:
     """Return the same of what others said, and of what they were told."""
     match event:
@@ -422,6 +425,8 @@ def _told_from_outside(  # noqa: PLR0911 - a line for each kind
             return "signal", f"{event.signal} {payload} (by {event.actor})"
         case HookDelivered():
             return "told", event.hook.value
+        case DataRedacted():
+            return "redacted", f"{event.path}: {event.reason} (by {event.actor})"
         case HookFailed():
             return "not told", f"{event.hook} #{event.attempt}: {event.error_type}: {event.message}"
         case _:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from eventsaga.core.state import Phase, StepState
 from eventsaga.errors import DefinitionError
+from eventsaga.observe import trace
 from eventsaga.observe.log import logger
 from eventsaga.runtime.http import CORRELATION_ID, IDEMPOTENCY_KEY, step_client
 from eventsaga.store.ports import Transaction
@@ -61,6 +62,8 @@ class StepContext:
             patches of the context.
         item: In a step of a `ForEach`, the item that it is for, as JSON data.
         index: In a step of a `ForEach`, the number of the item, counting from 0.
+        trace: The trace context in which the saga was started; None for one of its own. See
+            `traceparent`.
     """
 
     saga_id: UUID
@@ -78,6 +81,7 @@ class StepContext:
     item: Any = None
     index: int | None = None
     transaction: Transaction | None = None
+    trace: str | None = None
 
     @property
     def connection(self) -> AsyncConnection:
@@ -113,15 +117,21 @@ class StepContext:
         return {
             IDEMPOTENCY_KEY: self.idempotency_key,
             CORRELATION_ID: self.correlation_id,
+            trace.TRACEPARENT: self.traceparent,
         }
+
+    @property
+    def traceparent(self) -> str:
+        """The trace context of this attempt: that of its span, or else that of the saga."""
+        return trace.of_attempt(self.saga_id, self.trace)
 
     @cached_property
     def http(self) -> httpx.AsyncClient:
-        """Client that adds ``Idempotency-Key`` and ``X-Correlation-ID`` to requests.
+        """Client that adds ``Idempotency-Key``, ``X-Correlation-ID`` and ``traceparent``.
 
         A second unsafe request of the same attempt gets ``<key>#2``, and so on.
         """
-        headers = {CORRELATION_ID: self.correlation_id}
+        headers = {CORRELATION_ID: self.correlation_id, trace.TRACEPARENT: self.traceparent}
         return step_client(self.transport, headers, self.idempotency_key, self.timeout)
 
     @cached_property

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import httpx
 from pydantic import BaseModel
+from structlog.contextvars import bind_contextvars
 
 from eventsaga import failpoints
 from eventsaga.contexts import to_context
@@ -27,6 +28,7 @@ from eventsaga.core.events import JsonObject, Operation
 from eventsaga.core.react import RunHook, RunStep
 from eventsaga.core.state import State
 from eventsaga.errors import PayloadError, PermanentError
+from eventsaga.observe import trace
 from eventsaga.runtime.answers import SagaAnswers, item_of
 from eventsaga.runtime.clock import Clock
 from eventsaga.runtime.context import Results, StepContext
@@ -35,6 +37,7 @@ from eventsaga.runtime.patch import ResultRefusedError, collected, patch_of
 from eventsaga.runtime.threads import Thread, Threads
 from eventsaga.saga import BoundFunction, Retry, Saga
 from eventsaga.store.ports import Transaction
+from eventsaga.wire import sealing
 
 Ended = RecordSuccess | RecordFailure | RecordDoubt
 
@@ -44,11 +47,12 @@ _DATABASE_PAUSE: Final = timedelta(milliseconds=200)
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What attempts share: the clock, the HTTP pool and the threads."""
+    """What attempts share: clock, HTTP pool and threads, and whether they have spans."""
 
     clock: Clock
     transport: httpx.AsyncBaseTransport
     threads: Threads
+    is_traced: bool = False
 
     @asynccontextmanager
     async def thread_for(self, function: BoundFunction) -> AsyncGenerator[Thread | None]:
@@ -83,10 +87,8 @@ class Attempt:
     thread: Thread | None = None
 
 
-async def run_attempt(  # noqa: PLR0911 - a line for each end
-    attempt: Attempt, tools: Tools
-) -> Ended:
-    """Run one attempt and return how it ended.
+async def run_attempt(attempt: Attempt, tools: Tools) -> Ended:
+    """Run one attempt, in a span of its own, and return how it ended.
 
     Args:
         attempt: What to run.
@@ -95,6 +97,26 @@ async def run_attempt(  # noqa: PLR0911 - a line for each end
     Raises:
         asyncio.CancelledError: If the worker gives the attempt up.
     """
+    state, effect = attempt.state, attempt.effect
+    # The task is the attempt's own, and so is its context.
+    bind_contextvars(
+        saga_id=str(state.saga_id),
+        saga_name=state.saga_name,
+        step=effect.step,
+        attempt=effect.attempt,
+        correlation_id=state.correlation_id,
+    )
+    if not tools.is_traced:
+        return await _ended_attempt(attempt, tools)
+    with trace.attempting(state, effect) as span:
+        ended = await _ended_attempt(attempt, tools)
+        trace.conclude(span, ended, secret=sealing.is_installed())
+        return ended
+
+
+async def _ended_attempt(  # noqa: PLR0911 - a line for each end
+    attempt: Attempt, tools: Tools
+) -> Ended:
     effect, transaction = attempt.effect, attempt.transaction
     function, retry = function_of(attempt.saga, effect)
     try:
@@ -197,9 +219,13 @@ async def _called(
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            if thread is None:
-                return await function.function(*arguments)
-            return await thread.run(partial(function.function, *arguments))
+            try:
+                if thread is None:
+                    return await function.function(*arguments)
+                return await thread.run(partial(function.function, *arguments))
+            except Exception as error:
+                trace.record(error, secret=sealing.is_installed())
+                raise
     except TimeoutError as error:
         if limit.expired():
             message = f"no result after {seconds:g} s; it may yet take effect"
@@ -236,6 +262,7 @@ def _step_context(attempt: Attempt, tools: Tools, timeout: timedelta) -> StepCon
         index=None if group is None else item_index(effect.step),
         transaction=transaction,
         transport=tools.transport,
+        trace=state.trace,
     )
 
 
@@ -349,4 +376,5 @@ def _hook_context(state: State, effect: RunHook, tools: Tools) -> StepContext:
         result=None,
         results=Results(state.steps),
         transport=tools.transport,
+        trace=state.trace,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from eventsaga.core.state import State
+from eventsaga.observe.observer import Observers
 from eventsaga.runtime.clock import Clock
 from eventsaga.runtime.execute import Tools
 from eventsaga.saga import Limit, Saga
@@ -22,6 +23,7 @@ class Host(Protocol):
 
     settings: Settings
     tools: Tools
+    observers: Observers
 
     @property
     def worker_id(self) -> UUID:

@@ -13,6 +13,7 @@ from eventsaga.core.decide import transition
 from eventsaga.core.state import State
 from eventsaga.errors import PayloadError
 from eventsaga.identity import new_id
+from eventsaga.observe import trace
 from eventsaga.runtime.answers import SagaAnswers
 from eventsaga.saga import Saga
 from eventsaga.store.ports import Start, StartResult
@@ -20,6 +21,7 @@ from eventsaga.wire.payload import dump_canonical
 
 _MAX_KEY: Final = 500
 _MAX_CORRELATION_ID: Final = 200
+_MAX_TENANT: Final = 100
 
 
 def prepare(
@@ -29,6 +31,7 @@ def prepare(
     at: datetime,
     key: str | None,
     correlation_id: str | None,
+    tenant: str | None,
     begin: bool,
 ) -> Start:
     """Return a start that can be sent; its ``done`` is still to be set.
@@ -39,11 +42,12 @@ def prepare(
         at: The database's time.
         key: None for a saga without a key.
         correlation_id: None for the saga's id.
+        tenant: Whose it is; None for nobody in particular.
         begin: Whether the sender runs it at once. Then the intent of the first step is in
             the same commit, so that N steps cost N + 1 commits.
 
     Raises:
-        PayloadError: If the key or the correlation id cannot be used.
+        PayloadError: If the key, the correlation id or the tenant cannot be used.
     """
     saga_id = new_id()
     command = StartSaga(
@@ -51,6 +55,8 @@ def prepare(
         context=context,
         correlation_id=_correlation_id(correlation_id or str(saga_id)),
         key=None if key is None else checked_key(key),
+        tenant=None if tenant is None else printable("tenant", tenant, _MAX_TENANT),
+        trace=trace.current(),
     )
     decided = transition(saga.definition, State(saga_id), command)
     events, state = decided.events, decided.state
@@ -86,6 +92,8 @@ def prepare_child(
         correlation_id=parent.correlation_id,
         parent_id=parent.saga_id,
         parent_step=step,
+        tenant=parent.tenant,
+        trace=trace.of_saga(parent.saga_id, parent.trace),
     )
     decided = transition(saga.definition, State(saga_id), command)
     digest = hashlib.sha256(dump_canonical(context).encode()).digest()

@@ -122,6 +122,7 @@ class Run:
         "_dismissals",
         "_handing_over",
         "_host",
+        "_in_flight",
         "_last_hash",
         "_mailbox",
         "_messages",
@@ -158,6 +159,7 @@ class Run:
         self._timer: asyncio.TimerHandle | None = None
         self._was = state.status
         self._appending = False
+        self._in_flight: tuple[SagaEvent, ...] = ()
         self._releasing = False
         self._handing_over = False
 
@@ -363,9 +365,14 @@ class Run:
     ) -> None:
         append = self._prepared(expected, events, self.state)
         append.inbox = tuple(message.message_id for message in answered)
-        self._appending = True
-        self._releasing = append.release
+        self._await(append)
         self._host.append(append)
+
+    def _await(self, append: Append) -> None:
+        """Decide nothing until the outcome of *append* is known."""
+        self._appending = True
+        self._in_flight = append.events
+        self._releasing = append.release
 
     def _prepared(self, expected: int, events: tuple[SagaEvent, ...], state: State) -> Append:
         release, wake_at = self._may_leave(state)
@@ -417,6 +424,9 @@ class Run:
         return bool(transition(self.saga.definition, state, wake, self._answers).events)
 
     def _appended(self, result: AppendResult) -> None:
+        events, self._in_flight = self._in_flight, ()
+        if isinstance(result, Committed):
+            self._host.observers.committed(self.state, events)
         if self.is_over:
             return
         self._appending = False
@@ -465,8 +475,7 @@ class Run:
             self._host.do(mail.transaction.rollback())
             self.perform()
             return
-        self._appending = True
-        self._releasing = append.release
+        self._await(append)
         self._host.do(self._commit(mail, append))
 
     async def _commit(self, mail: _Mail, append: Append) -> None:
@@ -524,7 +533,10 @@ class Run:
                 # The wait outlasted the lease; who is told no is asked again.
                 self._attempts.pop(key, None)
                 return
+            began = self._host.clock.monotonic()
             mail = await self._attempted(effect, before, thread)
+            seconds = self._host.clock.monotonic() - began
+            self._host.observers.attempted(self.state, effect, mail.command, seconds)
         self._attempts.pop(key, None)
         self._take(mail)
 

@@ -172,6 +172,7 @@ class Scheduler:
             at=self._clock.now(),
             key=schedule.key(slot),
             correlation_id=None,
+            tenant=None,
             begin=False,
         )
 

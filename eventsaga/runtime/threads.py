@@ -67,8 +67,10 @@ class Threads:
             await self._free.acquire()
             return
         loop = asyncio.get_running_loop()
-        message = "all threads are taken: functions that never return keep theirs"
-        reminder = loop.call_later(_SUSPICIOUS_SECONDS, lambda: _log.warning(message))
+        said = "functions that never return keep theirs"
+        reminder = loop.call_later(
+            _SUSPICIOUS_SECONDS, lambda: _log.warning("threads_taken", remedy=said)
+        )
         try:
             await self._free.acquire()
         finally:

@@ -19,7 +19,9 @@ from eventsaga.core.definition import ForEachDefinition, StepDefinition
 from eventsaga.core.difference import changes
 from eventsaga.core.state import State
 from eventsaga.errors import DatabaseUnavailableError, DefinitionChangedError
+from eventsaga.observe import trace
 from eventsaga.observe.log import logger
+from eventsaga.observe.observer import Observers
 from eventsaga.runtime import recover
 from eventsaga.runtime.clock import Clock, DatabaseClock
 from eventsaga.runtime.execute import Tools
@@ -77,6 +79,7 @@ class Worker:
         settings: Limits and times.
         clock: The database's time, which the worker's heartbeat keeps.
         settled: Called with the id and state of each saga that ended or was parked here.
+        observers: Told of every event that this worker appends; None for nobody.
     """
 
     def __init__(
@@ -86,8 +89,11 @@ class Worker:
         settings: Settings,
         clock: DatabaseClock,
         settled: Callable[[UUID, State], None],
+        *,
+        observers: Observers | None = None,
     ) -> None:
         self.settings = settings
+        self.observers = Observers() if observers is None else observers
         self.draining = False
         self._store = store
         self._sagas = sagas
@@ -106,6 +112,7 @@ class Worker:
             clock=self._clock,
             transport=SharedConnections(),
             threads=Threads(settings.thread_pool),
+            is_traced=trace.is_on(),
         )
         self._limiter = Limiter(store, lambda: self.worker_id, clock)
         self._priorities = {saga.name: saga.priority for saga in sagas.values() if saga.priority}
@@ -273,8 +280,10 @@ class Worker:
         def started(result: StartResult) -> None:
             self._starting.discard(saga_id)
             # If the lease was lost meanwhile, the saga is an orphan like any other.
-            if isinstance(result, Started) and result.created and owner == self.worker_id:
-                self._drive(Run(saga, start.state, result.last_hash, self))
+            if isinstance(result, Started) and result.created:
+                self.observers.committed(start.state, start.events)
+                if owner == self.worker_id:
+                    self._drive(Run(saga, start.state, result.last_hash, self))
             self._quiet.set()
             done(result)
 
@@ -568,7 +577,7 @@ class Worker:
         return bool(seen.held)
 
     async def _look_around(self) -> None:
-        """Now and then: tidy the inbox, and say what waits for a definition nobody has."""
+        """Now and then: tidy the inbox, and look again for what a lost answer has granted."""
         now = self._clock.monotonic()
         if now - self._looked_around_at < _LOOK_AROUND_SECONDS:
             return
@@ -576,15 +585,6 @@ class Worker:
         # A claim that was given up on here may yet have been granted there.
         self._claim_in_doubt = True
         await self._store.sweep()
-        for stranded in await self._store.stranded():
-            _log.warning(
-                "sagas_without_worker",
-                saga_name=stranded.name,
-                version=stranded.version,
-                fingerprint=stranded.fingerprint,
-                sagas=stranded.sagas,
-                since=stranded.since.isoformat(),
-            )
 
     def _adopt(self, claimed: Claimed, mail: Sequence[Message], read_at: datetime | None) -> None:
         """Go on with a saga where its history ends.

@@ -12,6 +12,7 @@ from eventsaga.core.events import (
     ChildEnded,
     ChildStarted,
     CompensationStarted,
+    DataRedacted,
     ForEachStarted,
     HookDelivered,
     HookFailed,
@@ -273,6 +274,13 @@ def test_hooks_and_parents_are_told_too() -> None:
         ("saga", "not told", "on_completed #1: OSError: down"),
         ("saga", "told", "on_completed"),
     ]
+
+
+def test_a_redaction_says_what_and_why() -> None:
+    redacted = DataRedacted(
+        at=T0, path="customer.email", reason="forgotten", actor="bob", events={1: "00"}
+    )
+    assert told(redacted) == [("saga", "redacted", "customer.email: forgotten (by bob)")]
 
 
 # -- many items ---------------------------------------------------------------------------

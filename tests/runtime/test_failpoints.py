@@ -37,7 +37,11 @@ _SECOND = {
     "read_back": "after_append:error@2",
     "load_owned": "after_claim_commit:error@1",
 }
-_PLACES = sorted(place for place in failpoints.PLACES if "slot" not in place)  # see test_schedules
+# What no saga of this file passes has tests of its own: see test_schedules, test_archive_crash.
+_ELSEWHERE = ("slot", "archive")
+_PLACES = sorted(
+    place for place in failpoints.PLACES if not any(what in place for what in _ELSEWHERE)
+)
 _GO = uuid4()
 _RECEIVED = "FROM eventsaga.events WHERE type = 'SignalReceived'"
 _LAST = "SELECT type || '/' || (data->>'step') FROM eventsaga.events ORDER BY seq DESC LIMIT 1"

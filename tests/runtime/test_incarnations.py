@@ -204,21 +204,6 @@ async def test_workers_that_meet_it_at_once_make_one_row(database: str) -> None:
     assert await until(database, "SELECT count(*) = 2 FROM eventsaga.incarnations")
 
 
-async def test_a_role_without_rights_on_the_server_sees_it_too(database: str) -> None:
-    connection = await asyncpg.connect(database)
-    role = f"plain_{id(connection)}"
-    try:
-        await connection.execute(f"CREATE ROLE {role}")
-        await connection.execute(f"GRANT USAGE ON SCHEMA eventsaga TO {role}")
-        await connection.execute(f"GRANT SELECT ON eventsaga.incarnations TO {role}")
-        await connection.execute(f"SET ROLE {role}")
-        assert await connection.fetchval("SELECT eventsaga.held_before() = '-infinity'")
-        await connection.execute("RESET ROLE")
-    finally:
-        await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
-        await connection.close()
-
-
 def test_the_command_shows_what_is_held_and_lets_it_go(database: str) -> None:
     console = Console(database)
     assert "accepted" in console.answer("recover")

@@ -313,7 +313,13 @@ def test_a_context_is_made_for_the_slot_in_its_timezone() -> None:
 
 def start_for(given: Schedule, slot: datetime) -> Start:
     return prepare(
-        SAGA, given.input_at(slot), at=slot, key=given.key(slot), correlation_id=None, begin=False
+        SAGA,
+        given.input_at(slot),
+        at=slot,
+        key=given.key(slot),
+        correlation_id=None,
+        tenant=None,
+        begin=False,
     )
 
 

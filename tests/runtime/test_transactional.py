@@ -532,6 +532,7 @@ async def test_an_attempt_that_outlasts_the_drain_writes_nothing(database: str) 
 # -- other transactions ---------------------------------------------------------------------
 
 
+@pytest.mark.mighty
 async def test_steps_that_block_each_other_are_run_again_and_spend_no_attempt(
     database: str,
 ) -> None:
