@@ -5,11 +5,11 @@ COPY pyproject.toml README.md LICENSE ./
 COPY alembic alembic
 COPY eventsaga eventsaga
 # The services too, but not the embedded PostgreSQL that the extra "demo" brings.
-RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[speed,services]'
+RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[metrics,speed,services]'
 
 FROM python:3.13-slim
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels 'eventsaga[speed,services]' \
+    pip install --no-cache-dir --no-index --find-links /wheels 'eventsaga[metrics,speed,services]' \
  && useradd --system --no-create-home eventsaga
 USER eventsaga
 ENV PYTHONUNBUFFERED=1

@@ -4,14 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from eventsaga.client import Explanation, Orchestrator, SagaHandle, SagaState
+    from eventsaga.client import Batch, Explanation, Feed, Orchestrator, SagaHandle, SagaState
     from eventsaga.core.state import Status
     from eventsaga.errors import (
+        AnchorError,
+        ArchiveError,
         CorruptHistoryError,
         DatabaseUnavailableError,
         DefinitionChangedError,
         DefinitionError,
         EventSagaError,
+        FeedNumberingError,
+        FeedTakenError,
         IllegalCommandError,
         InDoubtError,
         KeyConflictError,
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
         PermanentError,
         SagaNotFoundError,
         SchemaOutdatedError,
+        SealedError,
         SettingsError,
         TemporaryError,
         TransactionMisusedError,
@@ -44,6 +49,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnchorError",
+    "ArchiveError",
+    "Batch",
     "ChildSaga",
     "CorruptHistoryError",
     "DatabaseUnavailableError",
@@ -51,6 +59,9 @@ __all__ = [
     "DefinitionError",
     "EventSagaError",
     "Explanation",
+    "Feed",
+    "FeedNumberingError",
+    "FeedTakenError",
     "ForEach",
     "IllegalCommandError",
     "InDoubtError",
@@ -68,6 +79,7 @@ __all__ = [
     "SagaState",
     "Schedule",
     "SchemaOutdatedError",
+    "SealedError",
     "Settings",
     "SettingsError",
     "Sleep",
@@ -82,6 +94,8 @@ __all__ = [
 ]
 
 _ROOM_OF: Final = {
+    "Batch": "client",
+    "Feed": "client",
     "WaitForSignal": "saga",
     "Sleep": "saga",
     "Rate": "saga",

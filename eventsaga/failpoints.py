@@ -53,6 +53,9 @@ PLACES: Final = frozenset(
         *("before_read_mail", "after_read_mail", "before_post", "after_post"),
         *("before_dismiss_mail", "after_dismiss_mail"),
         *("before_acquire", "after_acquire", "before_release_permits", "after_release_permits"),
+        # A batch of an archive: written and synced, then removed from the tables.
+        *("before_archive_write", "during_archive_write", "after_archive_write"),
+        *("before_archive_remove", "after_archive_remove"),
         *("before_start_slot", "after_start_slot", "before_skip_slots", "after_skip_slots"),
     }
 )

@@ -10,7 +10,8 @@ from typing import Any, Final, Self
 from eventsaga.errors import SettingsError
 
 _PREFIX: Final = "EVENTSAGA_"
-_SCHEMA: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,49}")
+IDENTIFIER: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,49}")
+"""What a schema or a table may be called here: quotes are all that it needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,9 @@ class Settings:
             heartbeats, so that one lost renewal does not cost the lease.
         lease_margin: A worker starts no effect when less than this is left of its lease.
         poll: Longest time between two looks for sagas that are due or orphaned.
+        watch: Between two looks for what a person should know of: see `Alert`.
+        stuck_after: Without progress for so long, a saga is such, unless its definition says
+            otherwise.
         release_after: A saga that has only to wait for longer than this leaves memory.
         drain_timeout: On shutdown, running attempts may take this long to end.
         trust_keys: Whether sagas go on by themselves after the database may have lost commits,
@@ -35,6 +39,10 @@ class Settings:
         append_batch: Sagas in one append at most.
         append_writers: Connections that append. With two, one batch is built while the
             other is in flight.
+        role: PostgreSQL role that every connection takes on, such as eventsaga_worker; "" for
+            that of the user who logs in. Not behind a transaction pooler.
+        codec: What seals payloads, as module:name of a `PayloadCodec` or of a function that
+            returns one; "" for nothing.
         statement_timeout: An append or a query that takes longer is given up, and its
             outcome is read back.
         pool_size: Connections for everything but appends and transactional steps.
@@ -48,11 +56,15 @@ class Settings:
     """
 
     schema: str = "eventsaga"
+    role: str = ""
+    codec: str = ""
     max_concurrency: int = 1000
     heartbeat: timedelta = timedelta(seconds=2)
     lease: timedelta = timedelta(seconds=10)
     lease_margin: timedelta = timedelta(seconds=1)
     poll: timedelta = timedelta(seconds=1)
+    watch: timedelta = timedelta(seconds=30)
+    stuck_after: timedelta = timedelta(minutes=5)
     release_after: timedelta = timedelta(seconds=5)
     drain_timeout: timedelta = timedelta(seconds=20)
     poison_claims: int = 5
@@ -67,11 +79,13 @@ class Settings:
     pooler: bool = False
 
     def __post_init__(self) -> None:
-        if not _SCHEMA.fullmatch(self.schema):
+        if not IDENTIFIER.fullmatch(self.schema):
             raise SettingsError(
                 f"schema {self.schema!r} must be lower-case letters, digits and '_' (at most 50), "
                 "and not begin with 'pg_'"
             )
+        if self.role and not IDENTIFIER.fullmatch(self.role):
+            raise SettingsError(f"role {self.role!r} must be lower-case letters, digits and '_'")
         if self.lease < 3 * self.heartbeat:
             raise SettingsError("lease must be at least three heartbeats")
         if self.lease_margin >= self.lease - self.heartbeat:

@@ -89,8 +89,15 @@ def _account(host: str, folder: Path) -> str:
 def prepare_nothing() -> None:
     """Make what is connected from here on, the tests' own included, right behind a pooler."""
     os.environ["EVENTSAGA_POOLER"] = "1"
-    plain = functools.partial(asyncpg.connect, statement_cache_size=0)
-    asyncpg.connect = plain  # type: ignore[assignment]
+    for name in ("connect", "create_pool"):
+        plain = functools.partial(getattr(asyncpg, name), statement_cache_size=0)
+        setattr(asyncpg, name, plain)
     defaults = Settings.__init__.__kwdefaults__
     assert defaults is not None
     defaults["pooler"] = True
+
+
+def worker_role() -> dict[str, str]:
+    """Return the variables with which a worker has the rights of one, and no others."""
+    # A role is taken on by a setting of the session, which a transaction pooler does not keep.
+    return {} if WANTED else {"EVENTSAGA_ROLE": "eventsaga_worker"}

@@ -6,18 +6,17 @@ refused with what would be legal. If no worker has time, it is left for the next
 
 import getpass
 import shlex
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from uuid import UUID
 
 import typer
 
 from eventsaga.cli import ids, target
 from eventsaga.cli.fail import NO, OK, CommandError, complain
 from eventsaga.cli.output import clean, say, say_json
+from eventsaga.cli.selecting import Asked, Question, ask_all
 
 if TYPE_CHECKING:
-    from eventsaga.client import Explanation, Orchestrator
+    from eventsaga.client import Explanation
     from eventsaga.errors import IllegalCommandError
 
 ANSWER_SECONDS: Final = 5.0
@@ -50,25 +49,28 @@ Patience = Annotated[
     ),
 ]
 
-Question = Callable[["Orchestrator", UUID, str], Awaitable[bool]]
-"""Takes an open orchestrator, the saga and who asks, and returns whether it was taken."""
-
 
 async def ask(
     verb: str,
-    saga_id: str,
+    saga_id: str | None,
     question: Question,
     *,
+    asked: Asked,
+    count: int | None,
     reason: str,
     actor: str | None,
     as_json: bool,
 ) -> int:
-    """Put *question* to a saga, say what it answered, and return the exit code."""
+    """Put *question* to a saga, or to all that are asked for, and return the exit code."""
     from eventsaga.errors import IllegalCommandError
 
     if not reason.strip():
         raise CommandError("--reason must say why; it is recorded in the history")
+    if (saga_id is None) != asked.is_anything:
+        raise CommandError("give the ID of a saga, or say which ones: --status, --name, --where …")
     who = actor or user()
+    if saga_id is None:
+        return await ask_all(verb, asked, question, who=who, count=count, as_json=as_json)
     async with target.opened() as orchestrator:
         found = await ids.find(orchestrator.store, saga_id)
         told = {"saga_id": found, "requested": verb, "reason": reason, "actor": who}

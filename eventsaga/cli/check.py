@@ -1,19 +1,22 @@
 """Is what is stored still true, and how is it put right? `verify` asks, `rebuild` repairs."""
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
 from eventsaga.cli import ids, target
-from eventsaga.cli.fail import NO, OK
+from eventsaga.cli.anchor import require_cryptography
+from eventsaga.cli.fail import NO, OK, CommandError
 from eventsaga.cli.output import AsJson, clean, note, say, say_json
 from eventsaga.cli.progress import progress
 from eventsaga.cli.target import DatabaseUrl, Schema
 
 if TYPE_CHECKING:
+    from eventsaga.store.examine import Violation
     from eventsaga.store.postgres.rebuild import Repair
     from eventsaga.store.postgres.store import PostgresStore
 
@@ -31,8 +34,33 @@ SagaIds = Annotated[
 
 
 async def verify(
-    saga_ids: SagaIds = None,
+    saga_ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ID|FILE",
+            help="Only these sagas, the beginning of an id is enough; or an archive.",
+            show_default=False,
+        ),
+    ] = None,
     *,
+    anchor: Annotated[
+        str | None,
+        typer.Option(
+            "--anchor",
+            metavar="FILE|URL",
+            help="Also compare with what `eventsaga anchor` wrote.",
+            show_default=False,
+        ),
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--public-key",
+            metavar="FILE",
+            help="Who must have signed the anchor; otherwise its own word is taken.",
+            show_default=False,
+        ),
+    ] = None,
     database_url: DatabaseUrl = None,
     schema: Schema = None,
     as_json: AsJson = False,
@@ -45,21 +73,31 @@ async def verify(
     if it has not ended, somebody will go on with it. Exit 1 if not, with the invariant that is
     broken (docs/reference/invariants.md) and the ids of the sagas concerned.
 
+    A FILE is one that `eventsaga archive` wrote: the chain of every saga in it, and that none
+    was taken out. No database is needed for that.
+
     Example:
       eventsaga verify
       eventsaga verify --json | jq -r '.broken[]'
+      eventsaga verify --anchor anchors/2026-11-23.gz --public-key audit.key.pub
+      eventsaga verify sagas-2026.jsonl.gz
     """
     from eventsaga.client.verify import verify as violations_of
 
+    if saga_ids and any(_is_file(text) for text in saga_ids):
+        return _verify_file(saga_ids, as_json=as_json)
     target.aim(database_url, schema)
+    if saga_ids and anchor is not None:
+        raise CommandError("an anchor holds all sagas: compare it without ids")
     shown: list[dict[str, Any]] = []
     broken: dict[UUID, None] = {}
     count = 0
     async with target.opened() as orchestrator:
         chosen = await _found(orchestrator.store, saga_ids)
         with progress("verifying") as watched:
-            async for violation in violations_of(
-                orchestrator.store, chosen, progress=watched.report
+            async for violation in _all_of(
+                violations_of(orchestrator.store, chosen, progress=watched.report),
+                *_anchored(orchestrator.store, anchor, public_key),
             ):
                 count += 1
                 broken[violation.saga_id] = None
@@ -78,6 +116,54 @@ async def verify(
     else:
         _tell_violations(shown, count, broken, watched.done)
     return NO if broken else OK
+
+
+async def _all_of(*found: AsyncIterator["Violation"]) -> AsyncIterator["Violation"]:
+    for violations in found:
+        async for violation in violations:
+            yield violation
+
+
+def _anchored(
+    store: "PostgresStore", anchor: str | None, public_key: Path | None
+) -> "Iterator[AsyncIterator[Violation]]":
+    """Yield what compares with *anchor*, if there is one."""
+    if anchor is None:
+        return
+    require_cryptography()
+    from eventsaga.client import anchor as anchors
+
+    key = None if public_key is None else anchors.load_public_key(public_key)
+    yield anchors.check(store, anchor, key)
+
+
+def _is_file(text: str) -> bool:
+    # No id, and no beginning of one, has a dot or a slash.
+    return "." in text or "/" in text
+
+
+def _verify_file(names: list[str], *, as_json: bool) -> int:
+    from eventsaga.store.archive.check import Flaw, check
+
+    if len(names) > 1:
+        raise CommandError("verify one FILE at a time")
+    flaws, sagas = list[Flaw](), 0
+    for found in check(Path(names[0])):
+        if isinstance(found, Flaw):
+            flaws.append(found)
+        else:
+            sagas += 1
+    if as_json:
+        shown = [asdict(flaw) for flaw in flaws[:_MOST_SHOWN]]
+        say_json({"ok": not flaws, "sagas": sagas, "flaws": len(flaws), "details": shown})
+        return NO if flaws else OK
+    for flaw in flaws[:_MOST_SHOWN]:
+        say(clean(str(flaw)))
+    if len(flaws) > _MOST_SHOWN:
+        say(f"… and {len(flaws) - _MOST_SHOWN:,} more")
+    if not flaws:
+        say(f"{_sagas(sagas)} verified: all is as it was written")
+    return NO if flaws else OK
 
 
 def _tell_violations(

@@ -33,6 +33,10 @@ def demo(
         bool,
         typer.Option("--keep", help="Keep everything running until Ctrl-C, to look around."),
     ] = False,
+    dashboard: Annotated[
+        bool,
+        typer.Option("--dashboard", help="The same, with a dashboard to open in a browser."),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Run an order saga over four real services.
@@ -41,12 +45,15 @@ def demo(
 
     Example:
       eventsaga demo
+      eventsaga demo --dashboard
       eventsaga demo --orders orders.jsonl
     """
     try:
+        from eventsaga.demo.around import After
         from eventsaga.demo.run import run
     except ModuleNotFoundError as error:
         raise CommandError(
             f"the demo needs {error.name}, which is not installed: pip install 'eventsaga[demo]'"
         ) from error
-    return run(orders, data_dir, as_json, keep=keep)
+    after = After.DASHBOARD if dashboard else After.STAY if keep else After.END
+    return run(orders, data_dir, as_json, after=after)

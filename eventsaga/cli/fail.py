@@ -105,6 +105,8 @@ def _explained(error: Exception) -> tuple[str, int] | None:
         errors.SagaNotFoundError,
         errors.IllegalCommandError,
         errors.KeyConflictError,
+        errors.FeedTakenError,
+        errors.ArchiveError,
     )
     match error:
         case errors.CorruptHistoryError():

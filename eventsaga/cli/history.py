@@ -101,10 +101,11 @@ def _show_records(records: "list[EventRecord]", *, named: bool) -> None:
 def _say_records(records: "list[EventRecord]", shape: "Shape | None") -> None:
     for number, record in enumerate(records):
         beside = {} if shape is None or number else {"graph": shape}
-        say_json(_record_as_json(record) | beside)
+        say_json(record_as_json(record) | beside)
 
 
-def _record_as_json(record: "EventRecord") -> dict[str, Any]:
+def record_as_json(record: "EventRecord") -> dict[str, Any]:
+    """Return an event as all commands print it."""
     return {
         **record._asdict(),
         "data": _parsed(record.data),

@@ -14,10 +14,24 @@ if TYPE_CHECKING:
 HELP: Final = "Id of the saga, or as much of its beginning as only one has."
 
 SagaId = Annotated[str, typer.Argument(metavar="ID", help=HELP)]
+MaybeSagaId = Annotated[
+    str | None,
+    typer.Argument(metavar="ID", help=f"{HELP} Or say which ones: see --status and others."),
+]
 
 _DIGITS: Final = 32
 _BEGINNING: Final = re.compile(r"[0-9a-f]{1,32}")
 _MOST_NAMED: Final = 5
+
+
+def whole(text: str) -> UUID | None:
+    """Return the id that *text* is; None if it is the beginning of one.
+
+    Raises:
+        CommandError: If it is neither.
+    """
+    digits = _digits(text)
+    return UUID(digits) if len(digits) == _DIGITS else None
 
 
 async def find(store: "PostgresStore", text: str) -> UUID:

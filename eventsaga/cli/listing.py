@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from eventsaga.cli import ids, target
-from eventsaga.cli.fail import OK, CommandError
+from eventsaga.cli.fail import OK
 from eventsaga.cli.output import (
     STATUS_STYLES,
     AsJson,
     duration,
     note,
+    say,
     say_json,
     show,
     show_with_notes,
@@ -21,27 +22,17 @@ from eventsaga.cli.output import (
     styled,
     width,
 )
+from eventsaga.cli.selecting import Asked, filtering
 from eventsaga.cli.target import DatabaseUrl, Schema
 
 if TYPE_CHECKING:
-    from eventsaga.core.state import Status
     from eventsaga.store.ports import SagaRow, Stranded
 
 
+@filtering
 async def list_sagas(
     *,
-    status: Annotated[
-        list[str] | None,
-        typer.Option("--status", "-s", metavar="STATUS", help="Only this status; may be repeated."),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option("--name", "-n", metavar="NAME", help="Only sagas of this name."),
-    ] = None,
-    correlation_id: Annotated[
-        str | None,
-        typer.Option("--correlation-id", metavar="ID", help="Only sagas started with it."),
-    ] = None,
+    asked: Asked,
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="At most so many.")
     ] = 50,
@@ -55,23 +46,20 @@ async def list_sagas(
 ) -> int:
     """List sagas, youngest first, and those that are stranded.
 
-    Stranded are sagas that wait for a definition which no living worker has.
+    Stranded are sagas that wait for a definition which no living worker has. What is asked of
+    a context is asked of it as of the last change of the saga's status.
 
     Example:
       eventsaga list --status PARKED --status COMPENSATING
+      eventsaga list --name order --older-than 2h --where customer.id=7
       eventsaga list --name order --json | jq -r '.sagas[].saga_id'
     """
     target.aim(database_url, schema)
-    wanted = [_status(text) for text in status or ()] or None
+    wanted = asked.wanted()
     async with target.opened() as orchestrator:
         store = orchestrator.store
-        rows = await orchestrator.list(
-            statuses=wanted,
-            name=name,
-            correlation_id=correlation_id,
-            before=None if before is None else await ids.find(store, before),
-            limit=limit,
-        )
+        behind = None if before is None else await ids.find(store, before)
+        rows = await store.list_sagas(wanted, before=behind, limit=limit)
         stranded = await store.stranded()
     more = rows[-1].saga_id if len(rows) == limit else None
     if as_json:
@@ -84,9 +72,9 @@ async def list_sagas(
         )
         return OK
     if rows:
-        _show_table(rows)
+        show_sagas(rows)
     else:
-        note("no saga fits" if wanted or name or correlation_id or before else "no saga yet")
+        note("no saga fits" if asked.is_anything or before else "no saga yet")
     if more is not None:
         note(f"There may be more: --before {more}")
     for group in stranded:
@@ -94,21 +82,17 @@ async def list_sagas(
     return OK
 
 
-def _status(text: str) -> "Status":
-    from eventsaga.core.state import Status
-
-    try:
-        return Status(text.upper())
-    except ValueError:
-        known = ", ".join(Status)
-        raise CommandError(f"there is no status {text[:40]!r}; the statuses are {known}") from None
-
-
 # An id, a status, an age and a name of ten characters, and then something to say.
 _ROOM_FOR_ALL: Final = 120
+# Without the last: in less, what belongs to an id goes below it.
+_ROOM_FOR_A_ROW: Final = 72
 
 
-def _show_table(rows: "Sequence[SagaRow]") -> None:
+def show_sagas(rows: "Sequence[SagaRow]") -> None:
+    """Write a table of *rows*: where each stands, and what went wrong."""
+    if width() < _ROOM_FOR_A_ROW:
+        _show_narrow(rows)
+        return
     from rich.table import Table
 
     beside = width() >= _ROOM_FOR_ALL
@@ -121,19 +105,36 @@ def _show_table(rows: "Sequence[SagaRow]") -> None:
     if beside:
         table.add_column("EVENTS", no_wrap=True, justify="right")
         table.add_column("STEPS, OR WHAT WENT WRONG", overflow="fold")
-    now = datetime.now(UTC)
     for row in rows:
         table.add_row(
             str(row.saga_id),
             styled(row.status, STATUS_STYLES[row.status]),
-            duration(max(now, row.created_at) - row.created_at),
-            styled(row.name if row.version == 1 else f"{row.name} v{row.version}"),
+            _age(row),
+            styled(_name(row)),
             *((str(row.last_seq), styled(_matter(row))) if beside else ()),
         )
     if beside:
         show(table)
     else:
         show_with_notes(table, [styled(_matter(row)) for row in rows])
+
+
+def _show_narrow(rows: "Sequence[SagaRow]") -> None:
+    from rich.padding import Padding
+
+    for row in rows:
+        # It is copied: a terminal that is narrower breaks it, and does not cut it.
+        say(str(row.saga_id))
+        facts = (row.status, _age(row), _name(row), _matter(row))
+        show(Padding(styled("  ".join(filter(None, facts))), (0, 0, 0, 4)))
+
+
+def _age(row: "SagaRow") -> str:
+    return duration(max(datetime.now(UTC), row.created_at) - row.created_at)
+
+
+def _name(row: "SagaRow") -> str:
+    return row.name if row.version == 1 else f"{row.name} v{row.version}"
 
 
 def _matter(row: "SagaRow") -> str:

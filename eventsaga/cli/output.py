@@ -8,20 +8,39 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
+
+from eventsaga.observe.words import clean, clock, compact_json, duration, instant, plain, some
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
 
+__all__ = [
+    "STATUS_STYLES",
+    "AsJson",
+    "clean",
+    "clock",
+    "compact_json",
+    "duration",
+    "grid",
+    "instant",
+    "note",
+    "say",
+    "say_json",
+    "show",
+    "show_with_notes",
+    "some",
+    "styled",
+    "width",
+]
+
 _WIDE: Final = 1000
 _INDENT: Final = 4
-_MOST_NAMES: Final = 10
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")
@@ -50,7 +69,7 @@ def note(text: str) -> None:
 
 def say_json(value: Any) -> None:
     """Write *value* as one line of JSON, at once; instants as ISO 8601, ids as text."""
-    _stdout().write(json.dumps(value, default=_plain) + "\n")
+    _stdout().write(json.dumps(value, default=plain) + "\n")
     _stdout().flush()
 
 
@@ -115,57 +134,6 @@ def styled(text: str, style: str = "") -> "Text":
     return Text(clean(text), style)
 
 
-def clean(text: str) -> str:
-    """Return *text* without characters that steer a terminal: they become escapes."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
-def instant(at: datetime) -> str:
-    """Return *at* to the millisecond, in UTC."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} UTC"
-
-
-def clock(at: datetime) -> str:
-    """Return the time of day of *at* to the millisecond, in UTC."""
-    return f"{at.astimezone(UTC):%H:%M:%S}.{at.microsecond // 1000:03d}"
-
-
-def duration(delta: timedelta) -> str:
-    """Return *delta* in the two units that matter."""
-    seconds = delta.total_seconds()
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:  # noqa: PLR2004 - a minute
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def some(names: Iterable[str]) -> str:
-    """Return *names* in a row, or the first ones and how many there are besides."""
-    named = list(names)
-    more = [f"… and {len(named) - _MOST_NAMES:,} more"] if len(named) > _MOST_NAMES else []
-    return ", ".join([*named[:_MOST_NAMES], *more])
-
-
-def compact_json(value: Any) -> str:
-    """Return *value* as JSON for people: on one line, other alphabets as they are."""
-    return clean(json.dumps(value, ensure_ascii=False, default=_plain))
-
-
 def _stdout() -> TextIO:
     # It is None if the shell closed it.
     return sys.stdout or io.StringIO()
-
-
-def _plain(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)

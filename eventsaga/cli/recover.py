@@ -25,6 +25,13 @@ async def recover(
         typer.Option("--reason", "-r", metavar="TEXT", help="Why; recorded.", show_default=False),
     ] = None,
     actor: Actor = None,
+    renumber: Annotated[
+        bool,
+        typer.Option(
+            "--renumber",
+            help="After a restore into another system: put the events in order for feeds.",
+        ),
+    ] = False,
     database_url: DatabaseUrl = None,
     schema: Schema = None,
     as_json: AsJson = False,
@@ -38,23 +45,35 @@ async def recover(
 
     Compare with the participants first; then accept, and all go on. Exit 1 while any is held.
 
+    Feeds (`eventsaga feed`) refuse to read events that were restored into another system, whose
+    transaction ids begin anew, until --renumber has put them in order. Appends wait meanwhile.
+
     Example:
       eventsaga recover
       eventsaga recover --accept-incarnation --reason 'failover; payments compared, none lost'
     """
     if accept != bool(reason and reason.strip()):
         raise CommandError("--accept-incarnation and --reason belong together")
+    from eventsaga.store.postgres import feed as feeding
+
     target.aim(database_url, schema)
     async with target.opened() as orchestrator:
         store = orchestrator.store
         let_go = await store.accept_incarnation(actor or user(), reason) if accept and reason else 0
+        renumbered = await feeding.renumber(store) if renumber else 0
+        ordered = await feeding.is_numbered(store)
         found = await store.incarnation()
     if as_json:
-        say_json({**found._asdict(), "let_go": let_go})
+        more = {"let_go": let_go, "is_numbered": ordered, "renumbered": renumbered}
+        say_json({**found._asdict(), **more})
     else:
         _say(found)
         if let_go:
             say(f"{let_go:,} sagas go on, as soon as a worker comes to them.")
+        if renumber:
+            say(f"The events are in order for feeds: {renumbered:,} were numbered anew.")
+        elif not ordered:
+            say("Feeds wait: the events come from another system. eventsaga recover --renumber")
     return NO if found.held else OK
 
 

@@ -115,6 +115,7 @@ def _header(state: "State", row: "SagaRow | None", *, past: bool) -> "Table":
         "version": "" if state.version == 1 else str(state.version),
         "deadline": "" if state.deadline_at is None else instant(state.deadline_at),
         "key": state.key or "",
+        "tenant": state.tenant or "",
         "parent": "" if state.parent_id is None else f"{state.parent_id}, step {state.parent_step}",
         "correlation": state.correlation_id if state.correlation_id != str(state.saga_id) else "",
         "context": compact_json(state.context),
@@ -307,6 +308,7 @@ def _as_json(
         "error": error_of(state),
         "correlation_id": state.correlation_id,
         "key": state.key,
+        "tenant": state.tenant,
         "parent": None
         if state.parent_id is None
         else {"saga_id": state.parent_id, "step": state.parent_step},

@@ -47,6 +47,15 @@ async def start(
             show_default=False,
         ),
     ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            "--tenant",
+            metavar="NAME",
+            help="Whose it is; each tenant has keys of its own.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[
         float | None,
         typer.Option(
@@ -73,7 +82,9 @@ async def start(
     target.aim(database_url, schema)
     given = json_object(context, "--context")
     async with load_idle(module) as orchestrator:
-        handle = await orchestrator.start(name, given, key=key, correlation_id=correlation_id)
+        handle = await orchestrator.start(
+            name, given, key=key, correlation_id=correlation_id, tenant=tenant
+        )
         if wait is None:
             _say(handle, None, as_json=as_json)
             return OK

@@ -8,15 +8,19 @@ from eventsaga.cli import target
 from eventsaga.cli.ask import ANSWER_SECONDS, Actor, Patience, Reason, StepArgument, ask
 from eventsaga.cli.fail import CommandError
 from eventsaga.cli.given import FORMS, json_object
-from eventsaga.cli.ids import SagaId
+from eventsaga.cli.ids import MaybeSagaId, SagaId
 from eventsaga.cli.output import AsJson
+from eventsaga.cli.selecting import Asked, CountOption, filtering
 from eventsaga.cli.target import DatabaseUrl, Schema
 from eventsaga.core.events import Resolution
 
 
+@filtering
 async def cancel(
-    saga_id: SagaId,
+    saga_id: MaybeSagaId = None,
     *,
+    asked: Asked,
+    count: CountOption = None,
     reason: Reason,
     actor: Actor = None,
     patience: Patience = ANSWER_SECONDS,
@@ -38,15 +42,20 @@ async def cancel(
         lambda orchestrator, found, who: orchestrator.cancel(
             found, reason, actor=who, timeout=patience
         ),
+        asked=asked,
+        count=count,
         reason=reason,
         actor=actor,
         as_json=as_json,
     )
 
 
+@filtering
 async def retry(
-    saga_id: SagaId,
+    saga_id: MaybeSagaId = None,
     *,
+    asked: Asked,
+    count: CountOption = None,
     step: Annotated[
         str | None,
         typer.Option(
@@ -65,10 +74,12 @@ async def retry(
 ) -> int:
     """Let a parked saga try again what gave up.
 
-    It gets a new budget of attempts, and sends the same keys.
+    It gets a new budget of attempts, and sends the same keys. Without an ID it is asked of all
+    sagas that fit, once you have seen them and typed how many they are.
 
     Example:
       eventsaga retry 01a205d7 --reason 'the warehouse is open again'
+      eventsaga retry --status PARKED --at release --reason 'the warehouse is open again'
       eventsaga retry 01a205d7 --step release --reason 'only this one'
     """
     target.aim(database_url, schema)
@@ -78,6 +89,8 @@ async def retry(
         lambda orchestrator, found, who: orchestrator.retry(
             found, step=step, reason=reason, actor=who, timeout=patience
         ),
+        asked=asked,
+        count=count,
         reason=reason,
         actor=actor,
         as_json=as_json,
@@ -110,6 +123,8 @@ async def skip(
         lambda orchestrator, found, who: orchestrator.skip(
             found, step, reason=reason, actor=who, timeout=patience
         ),
+        asked=Asked(),
+        count=None,
         reason=reason,
         actor=actor,
         as_json=as_json,
@@ -160,15 +175,20 @@ async def resolve(
         lambda orchestrator, found, who: orchestrator.resolve(
             found, step, resolution, result=given, reason=reason, actor=who, timeout=patience
         ),
+        asked=Asked(),
+        count=None,
         reason=reason,
         actor=actor,
         as_json=as_json,
     )
 
 
+@filtering
 async def abandon(
-    saga_id: SagaId,
+    saga_id: MaybeSagaId = None,
     *,
+    asked: Asked,
+    count: CountOption = None,
     reason: Reason,
     actor: Actor = None,
     patience: Patience = ANSWER_SECONDS,
@@ -190,15 +210,20 @@ async def abandon(
         lambda orchestrator, found, who: orchestrator.abandon(
             found, reason=reason, actor=who, timeout=patience
         ),
+        asked=asked,
+        count=count,
         reason=reason,
         actor=actor,
         as_json=as_json,
     )
 
 
+@filtering
 async def undo(
-    saga_id: SagaId,
+    saga_id: MaybeSagaId = None,
     *,
+    asked: Asked,
+    count: CountOption = None,
     reason: Reason,
     actor: Actor = None,
     patience: Patience = ANSWER_SECONDS,
@@ -218,6 +243,8 @@ async def undo(
         lambda orchestrator, found, who: orchestrator.undo(
             found, reason=reason, actor=who, timeout=patience
         ),
+        asked=asked,
+        count=count,
         reason=reason,
         actor=actor,
         as_json=as_json,

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
@@ -24,6 +25,7 @@ from eventsaga.cli.target import DatabaseUrl, Schema
 
 if TYPE_CHECKING:
     from eventsaga.client import Orchestrator
+    from eventsaga.metrics import Metrics
 
 # An idle thread of a pool needs a moment to see that it is not wanted any more.
 _GOOD_BYE_SECONDS: Final = 0.5
@@ -37,6 +39,30 @@ def worker(
         str,
         typer.Option("--log-level", metavar="LEVEL", help=f"One of {', '.join(_LEVELS)}."),
     ] = "info",
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format",
+            metavar="FORMAT",
+            envvar="EVENTSAGA_LOG_FORMAT",
+            help="console or json; without it, logging that the module configures is left alone.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Answer scrapes of Prometheus there; 0 for a free port.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", metavar="HOST", help="Where scrapes are answered.")
+    ] = "127.0.0.1",
     database_url: DatabaseUrl = None,
     schema: Schema = None,
     as_json: AsJson = False,
@@ -49,21 +75,26 @@ def worker(
 
     Example:
       eventsaga worker shop.sagas:orchestrator
+      eventsaga worker shop.sagas:orchestrator --metrics-port 9464
     """
     from eventsaga.observe import log
 
     if log_level.lower() not in _LEVELS:
         raise CommandError(f"--log-level must be one of {', '.join(_LEVELS)}, not {log_level!r}")
-    log.configure(getattr(logging, log_level.upper()))
+    if log_format not in {None, *log.LogFormat}:
+        raise CommandError(f"--log-format must be console or json, not {log_format!r}")
+    form = None if log_format is None else log.LogFormat(log_format)
     target.aim(database_url, schema)
     orchestrator = load(module)
+    log.configure(getattr(logging, log_level.upper()), form)
     if not orchestrator.runs_sagas:
         raise CommandError(
             f"{module} runs nothing: it has no sagas, or was built with worker=False. "
             "Name its list of sagas instead"
         )
+    metrics = None if metrics_port is None else _metrics(orchestrator)
     with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-        runner.run(_work(orchestrator, as_json=as_json))
+        runner.run(_work(orchestrator, metrics, metrics_host, metrics_port or 0, as_json=as_json))
     _leave_hanging_threads()
     return OK
 
@@ -77,12 +108,35 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _work(orchestrator: "Orchestrator", *, as_json: bool) -> None:
+def _metrics(orchestrator: "Orchestrator") -> "Metrics":
+    try:
+        from eventsaga.metrics import Metrics
+    except ImportError as error:
+        raise CommandError("--metrics-port needs: pip install 'eventsaga[metrics]'") from error
+    return Metrics(orchestrator)
+
+
+async def _work(
+    orchestrator: "Orchestrator",
+    metrics: "Metrics | None",
+    host: str,
+    port: int,
+    *,
+    as_json: bool,
+) -> None:
     from eventsaga.client.stop import stop_signal
 
-    with stop_signal(second=_exit_now) as told:
+    with stop_signal(second=_exit_now) as told, ExitStack() as stack:
         async with orchestrator:
-            _announce(orchestrator, "ready", as_json=as_json)
+            url = None
+            if metrics is not None:
+                try:
+                    port, end = metrics.serve(host, port)
+                except OSError as error:
+                    raise CommandError(f"{host}:{port} cannot be had: {error}") from error
+                stack.callback(end)
+                url = f"http://{host}:{port}/metrics"
+            _announce(orchestrator, "ready", url, as_json=as_json)
             _log().info("told_to_stop", because=(await told).name)
             await orchestrator.drain()
         _announce(orchestrator, "stopped", as_json=as_json)
@@ -92,17 +146,22 @@ def _exit_now(number: int, _frame: FrameType | None) -> NoReturn:
     os._exit(128 + number)
 
 
-def _announce(orchestrator: "Orchestrator", event: str, *, as_json: bool) -> None:
+def _announce(
+    orchestrator: "Orchestrator", event: str, metrics: str | None = None, *, as_json: bool
+) -> None:
     sagas = sorted(
         (saga.name, saga.definition.version, saga.definition.fingerprint)
         for saga in orchestrator.sagas
     )
     if as_json:
         named = [dict(zip(("name", "version", "fingerprint"), saga, strict=True)) for saga in sagas]
-        say_json({"event": event, "pid": os.getpid(), "sagas": named})
+        where = {} if metrics is None else {"metrics": metrics}
+        say_json({"event": event, "pid": os.getpid(), "sagas": named, **where})
         return
     runs = ", ".join(f"{name} v{version}" for name, version, _ in sagas)
     say(f"worker {os.getpid()} is {event}: {runs}")
+    if metrics is not None:
+        say(f"metrics are at {metrics}")
     sys.stdout.flush()
 
 

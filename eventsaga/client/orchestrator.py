@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Self, cast
 from uuid import UUID
 
@@ -10,7 +10,10 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from eventsaga import failpoints
+from eventsaga.client import feed as feeds
+from eventsaga.client.feed import Feed
 from eventsaga.client.handle import SagaHandle
+from eventsaga.client.monitor import Monitor
 from eventsaga.client.operator import Operator
 from eventsaga.client.registered import distinct, newest
 from eventsaga.client.standing import history_of, state_of
@@ -21,7 +24,11 @@ from eventsaga.contexts import checked_input
 from eventsaga.core.evolve import replay
 from eventsaga.core.state import State, Status
 from eventsaga.errors import DefinitionError, SagaNotFoundError, UnknownSagaError
+from eventsaga.observe.alert import AlertHandler
+from eventsaga.observe.life import LifeLog
 from eventsaga.observe.log import logger
+from eventsaga.observe.observer import Observer, Observers
+from eventsaga.observe.trace import SagaSpans, is_on
 from eventsaga.runtime.clock import DatabaseClock
 from eventsaga.runtime.prepare import checked_key, prepare
 from eventsaga.runtime.schedule import Scheduler
@@ -32,6 +39,7 @@ from eventsaga.schedule import Schedule
 from eventsaga.settings import Settings
 from eventsaga.store.ports import (
     Refused,
+    SagaFilter,
     SagaRow,
     Start,
     StartResult,
@@ -39,6 +47,8 @@ from eventsaga.store.ports import (
     StoredEvent,
 )
 from eventsaga.store.postgres.store import PostgresStore
+from eventsaga.wire import sealing
+from eventsaga.wire.sealing import PayloadCodec
 
 _REALIGN_SECONDS: Final = 60.0
 _BREATHE_EVERY: Final = 50
@@ -59,6 +69,10 @@ class Orchestrator(Operator):
         worker: Whether to run sagas in this process.
         settings: Limits and times; None for those of the environment.
         clock: For tests in virtual time; None for the database's.
+        codec: Seals payloads on their way to the tables; for the whole process, from here on.
+            None for the one that the settings name, or none.
+        on_alert: Called, where there is a worker, with each `Alert` as it is raised: by one
+            worker of the database, and again by the next one if that dies. None for nobody.
 
     Raises:
         DefinitionError: If two sagas have the same name and version, two schedules the
@@ -76,11 +90,19 @@ class Orchestrator(Operator):
         worker: bool = True,
         settings: Settings | None = None,
         clock: DatabaseClock | None = None,
+        codec: PayloadCodec | None = None,
+        on_alert: AlertHandler | None = None,
     ) -> None:
         self.settings = Settings.from_environment() if settings is None else settings
+        sealing.install(codec or sealing.load(self.settings.codec))
+        self._observers = Observers()
+        self._observers.add(LifeLog())
+        self._on_alert = on_alert
         # A store of another kind passes the same suite of tests.
+        # Nobody is woken up for a saga of a test in virtual time.
+        self._is_watched = isinstance(database, str | AsyncEngine)
         store = (
-            PostgresStore(database, self.settings)
+            PostgresStore(database, self.settings, self._observers)
             if isinstance(database, str | AsyncEngine)
             else cast("PostgresStore", database)
         )
@@ -94,6 +116,7 @@ class Orchestrator(Operator):
         self._waiting = Waiting(self.store, self.settings.poll.total_seconds() / 2)
         self._worker: Worker | None = None
         self._scheduler: Scheduler | None = None
+        self._monitor: asyncio.Task[None] | None = None
 
     @property
     def sagas(self) -> tuple[Saga[Any], ...]:
@@ -116,13 +139,22 @@ class Orchestrator(Operator):
                 shapes = {key: saga.definition.shape() for key, saga in self._sagas.items()}
                 await self.store.register_definitions(shapes)
             if self._with_worker:
+                if is_on():
+                    self._observers.add(SagaSpans())
                 worker = Worker(
-                    self.store, self._sagas, self.settings, self._clock, self._waiting.settled
+                    self.store,
+                    self._sagas,
+                    self.settings,
+                    self._clock,
+                    self._waiting.settled,
+                    observers=self._observers,
                 )
                 await worker.open()
                 self._worker = worker
                 self._waiting.runs_here = worker.runs
                 await self._open_scheduler()
+                if self._is_watched:
+                    self._open_monitor(worker)
         except BaseException:
             if self._worker is not None:
                 await self._worker.close()
@@ -133,6 +165,7 @@ class Orchestrator(Operator):
     async def __aexit__(self, *_error: object) -> None:
         try:
             await self._close_scheduler()
+            await self._close_monitor()
             if self._worker is not None:
                 await self._worker.close()
         finally:
@@ -148,6 +181,7 @@ class Orchestrator(Operator):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        tenant: str | None = None,
         connection: object = None,
     ) -> SagaHandle:
         """Start a saga; on return it is durable.
@@ -157,6 +191,7 @@ class Orchestrator(Operator):
             context: The input: its context model, or a mapping that fits it.
             key: The same key starts the same saga only once, from however many processes.
             correlation_id: Sent along with every call; None for the saga's id.
+            tenant: Whose it is; each has keys of its own. None for nobody in particular.
             connection: The caller's `AsyncSession`, `AsyncConnection` or asyncpg
                 connection: the saga exists if and only if its transaction commits, and
                 is picked up by a worker afterwards.
@@ -177,6 +212,7 @@ class Orchestrator(Operator):
             at=self._clock.now(),
             key=key,
             correlation_id=correlation_id,
+            tenant=tenant,
             begin=here,
         )
         if connection is not None:
@@ -193,6 +229,7 @@ class Orchestrator(Operator):
         contexts: Iterable[BaseModel | Mapping[str, Any]],
         *,
         keys: Iterable[str] | None = None,
+        tenant: str | None = None,
     ) -> list[SagaHandle]:
         """Start one saga per context, together; on return all are durable.
 
@@ -202,6 +239,7 @@ class Orchestrator(Operator):
             saga: The name of a registered saga, or the saga.
             contexts: The inputs.
             keys: One key per context, in the same order; None for no keys.
+            tenant: Whose they all are; None for nobody in particular.
 
         Raises:
             ValueError: If there are not as many keys as contexts.
@@ -226,7 +264,13 @@ class Orchestrator(Operator):
             await _breathe(number)
             here = self._worker is not None and self._worker.has_room(bound)
             start = prepare(
-                bound, plain, at=self._clock.now(), key=key, correlation_id=None, begin=here
+                bound,
+                plain,
+                at=self._clock.now(),
+                key=key,
+                correlation_id=None,
+                tenant=tenant,
+                begin=here,
             )
             waits.append(self._sent(bound, start))
         results = await asyncio.gather(*waits)
@@ -301,22 +345,44 @@ class Orchestrator(Operator):
         *,
         statuses: Sequence[Status] | None = None,
         name: str | None = None,
+        step: str | None = None,
         correlation_id: str | None = None,
+        tenant: str | None = None,
+        created_before: datetime | None = None,
+        created_after: datetime | None = None,
+        where: Mapping[str, str] | None = None,
+        text: str | None = None,
         before: UUID | None = None,
         limit: int = 100,
     ) -> Sequence[SagaRow]:
-        """Return sagas as the projection has them, youngest first.
+        """Return sagas as the projection has them, youngest first, that pass all that is given.
 
         Args:
-            statuses: Only these; None for all.
+            statuses: Only these.
             name: Only sagas of this definition.
+            step: Only those that stand at it, or went back or wait because of it.
             correlation_id: Only those that were started with it.
+            tenant: Only those that belong to it.
+            created_before: Only those that were started before this instant.
+            created_after: Only those that were started at or after it.
+            where: Only those with these values in their context, as of the last change of
+                their status: paths of names with dots between them, and values as text.
+            text: Only those that have it, in whatever case, in id, name, error or context.
             before: The page that follows the one whose last saga has this id.
             limit: At most so many.
         """
-        return await self.store.list_sagas(
-            statuses=statuses, name=name, correlation_id=correlation_id, before=before, limit=limit
+        wanted = SagaFilter(
+            statuses=statuses,
+            name=name,
+            step=step,
+            correlation_id=correlation_id,
+            tenant=tenant,
+            created_before=created_before,
+            created_after=created_after,
+            where=where or {},
+            text=text,
         )
+        return await self.store.list_sagas(wanted, before=before, limit=limit)
 
     async def history(self, saga_id: UUID) -> tuple[StoredEvent, ...]:
         """Return all events of a saga in order.
@@ -369,6 +435,31 @@ class Orchestrator(Operator):
             raise TimeoutError(f"saga {saga_id} is not finished after {timeout:g} s") from None
         return await self.get(saga_id) if settled is None else view(settled, self._sagas)
 
+    def feed(
+        self,
+        consumer: str,
+        *,
+        limit: int = feeds.LIMIT,
+        lease: timedelta | float = feeds.LEASE,
+    ) -> Feed:
+        """Return the feed of a consumer: every committed event once, those of a saga in order.
+
+        How far it is, is kept in the database under its name. What has not been committed by
+        `Batch.commit` comes again, to this process or to another one: at least once. With
+        ``take(connection=…)`` it is part of the caller's transaction: once.
+
+        Args:
+            consumer: Who reads; a new one begins with the first event there is.
+            limit: Events in a batch at most.
+            lease: How long a batch may take, in seconds or as a `timedelta`; after that,
+                another process may take it, too.
+
+        Raises:
+            ValueError: If *consumer* is no name, or *limit* or *lease* not positive.
+        """
+        allowed = lease if isinstance(lease, timedelta) else timedelta(seconds=lease)
+        return Feed(self.store, consumer, limit=limit, lease=allowed)
+
     # -- running ---------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -405,8 +496,24 @@ class Orchestrator(Operator):
         if self._scheduler is not None:
             await self._scheduler.close()
 
+    def observe(self, observer: Observer) -> None:
+        """Tell *observer* what this process does, from now on."""
+        self._observers.add(observer)
+
+    def _open_monitor(self, worker: Worker) -> None:
+        monitor = Monitor(
+            self.store, self.sagas, lambda: worker.worker_id, self._observers, self._on_alert
+        )
+        self._monitor = asyncio.create_task(monitor.keep(), name="eventsaga-monitor")
+
+    async def _close_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.cancel()
+            await asyncio.gather(self._monitor, return_exceptions=True)
+
     async def vanish(self) -> None:
         """Stop as if the process had died: nothing is finished, recorded or given up."""
+        await self._close_monitor()
         if self._worker is not None:
             await self._worker.vanish()
         await self._waiting.close()

@@ -61,6 +61,23 @@ def until(history: History, moment: Moment) -> History:
     return cut
 
 
+def changes(history: History) -> Iterator[Change]:
+    """Yield every value that a field of the context was ever given, in order."""
+    state = State(history[0].saga_id)
+    known: dict[str, Any] = {}
+    for stored in history:
+        context = state.context
+        apply(state, stored.event)
+        if state.context is context:
+            continue
+        now = dict(_leaves(state.context))
+        for path in known | now:
+            if _differs(known, now, path):
+                before, after = known.get(path, NOTHING), now.get(path, NOTHING)
+                yield Change(path=path, before=before, after=after, because=stored)
+        known = now
+
+
 class Difference(NamedTuple):
     """What distinguishes two moments of a saga."""
 

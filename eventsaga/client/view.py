@@ -11,6 +11,7 @@ from eventsaga.core.state import Phase, State, Status
 from eventsaga.saga import Saga
 from eventsaga.store.ports import DefinitionKey
 from eventsaga.store.projection import current_steps, error_of
+from eventsaga.wire.sealing import is_sealed
 
 Context = TypeVar("Context")
 
@@ -39,13 +40,15 @@ class SagaState(Generic[Context]):
         saga_name: Its definition.
         version: Version of the definition.
         status: Where it stands.
-        context: The context model; a dict if the saga is not registered here.
+        context: The context model; a dict if the saga is not registered here, or if a value
+            was taken out of it, or is sealed and cannot be opened here.
         completed_steps: Steps that succeeded and were not compensated, in order.
         compensated_steps: Steps whose compensation is done, in order of their start.
         in_doubt_steps: Steps whose effect may have happened, and nobody knows.
         current_steps: Steps that are running or waiting for another attempt.
         error: Why it went back, or waits; None if it does neither.
         correlation_id: Sent along with every call of the saga.
+        tenant: Whose it is; None for nobody in particular.
         seq: Number of events.
         created_at: Time of the first event.
         updated_at: Time of the last event.
@@ -65,6 +68,7 @@ class SagaState(Generic[Context]):
     seq: int
     created_at: datetime
     updated_at: datetime
+    tenant: str | None = None
 
 
 def view(state: State, sagas: Mapping[DefinitionKey, Saga[Any]]) -> SagaState[Any]:
@@ -85,13 +89,16 @@ def view(state: State, sagas: Mapping[DefinitionKey, Saga[Any]]) -> SagaState[An
         seq=state.seq,
         created_at=state.created_at,
         updated_at=state.updated_at,
+        tenant=state.tenant,
     )
 
 
 def _shown(state: State, saga: Saga[Any] | None) -> Any:
     if state.input is not None:
         return {}  # nobody has validated it
-    return dict(state.context) if saga is None else to_context(saga, state.context)
+    if saga is None or state.is_redacted or is_sealed(state.context):
+        return dict(state.context)
+    return to_context(saga, state.context)
 
 
 def _error(state: State) -> SagaError | None:

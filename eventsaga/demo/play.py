@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from eventsaga.demo.around import commands_for, stay, tell_how_to_look_around
+from eventsaga.demo.around import After, commands_for, look_around
 from eventsaga.demo.checks import Check
 from eventsaga.demo.crew import LEASE_ENVIRONMENT, WorkerEndedError
 from eventsaga.demo.place import scenes_place
@@ -23,7 +23,7 @@ SELECT count(*) FROM eventsaga.sagas WHERE owner IS NOT NULL OR wake_at IS NOT N
 
 
 async def play_scenes(
-    postgres: EmbeddedPostgres, console: Console, *, as_json: bool, keep: bool
+    postgres: EmbeddedPostgres, console: Console, *, as_json: bool, after: After
 ) -> int:
     """Play all scenes and return 0 if everything came out as it must, 1 if not.
 
@@ -31,7 +31,7 @@ async def play_scenes(
         postgres: The server.
         console: Where people read.
         as_json: Whether one JSON document goes to standard output.
-        keep: Whether everything stays up afterwards.
+        after: What happens then.
     """
     began = time.monotonic()
     async with _opened(postgres, console) as stage:
@@ -47,9 +47,7 @@ async def play_scenes(
         if as_json:
             write_json(_document(stage, scenes, seconds, ok=ok))
         shown = next((scene.sagas[0] for scene in scenes[2:] if scene.sagas), None)
-        tell_how_to_look_around(console, stage.place, shown, keep=keep)
-        if keep:
-            await stay()
+        await look_around(console, stage.place, shown, after)
     return 0 if ok else 1
 
 

@@ -15,6 +15,7 @@ from alembic.util import CommandError
 from rich.console import Console
 from rich.text import Text
 
+from eventsaga.demo.around import After
 from eventsaga.demo.lines import Source
 from eventsaga.demo.play import play_scenes
 from eventsaga.demo.report import console_for
@@ -34,7 +35,7 @@ def run(
     data_dir: Path | None = None,
     as_json: bool = False,  # noqa: FBT001, FBT002 - the command line's own switch
     *,
-    keep: bool = False,
+    after: After = After.END,
 ) -> int:
     """Show the order saga on an embedded PostgreSQL, and return an exit code.
 
@@ -42,7 +43,7 @@ def run(
         orders: JSON lines to run as orders instead of the scenes; ``-`` for standard input.
         data_dir: Where the data lives between runs; None for the default directory.
         as_json: One JSON document on standard output, everything for people on standard error.
-        keep: Afterwards keep everything up until Ctrl-C, to look around in it.
+        after: Whether everything stays up until Ctrl-C, to look around in it.
 
     Returns:
         0 if everything came out as it must, 1 if something did not, 2 if it could not be tried
@@ -51,7 +52,7 @@ def run(
     console = console_for(as_json=as_json)
     try:
         with _interrupted_by_signals():
-            return _run(console, orders, data_dir, as_json=as_json, keep=keep)
+            return _run(console, orders, data_dir, as_json=as_json, after=after)
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Interrupted; everything that was started here has been stopped.")
         return INTERRUPTED
@@ -61,12 +62,12 @@ def run(
 
 
 def _run(
-    console: Console, orders: Path | None, data_dir: Path | None, *, as_json: bool, keep: bool
+    console: Console, orders: Path | None, data_dir: Path | None, *, as_json: bool, after: After
 ) -> int:
     _require_services()
     if orders is None:
         with _postgres(console, data_dir) as postgres:
-            scenes = play_scenes(postgres, console, as_json=as_json, keep=keep)
+            scenes = play_scenes(postgres, console, as_json=as_json, after=after)
             return asyncio.run(_cancelled_by_signals(scenes))
     try:
         source = Source.open(orders)
@@ -74,7 +75,7 @@ def _run(
         console.print(Text(f"{orders} cannot be read: {error.strerror}", "red"), soft_wrap=True)
         return UNUSABLE
     with source, _postgres(console, data_dir) as postgres:
-        stream = run_stream(source, postgres, console, as_json=as_json, keep=keep)
+        stream = run_stream(source, postgres, console, as_json=as_json, after=after)
         return asyncio.run(_cancelled_by_signals(stream))
 
 

@@ -10,7 +10,7 @@ import asyncpg
 from rich.console import Console
 
 from eventsaga.client import Orchestrator, SagaHandle
-from eventsaga.demo.around import stay, tell_how_to_look_around
+from eventsaga.demo.around import After, look_around
 from eventsaga.demo.crew import SETTINGS
 from eventsaga.demo.lines import BadLineError, Line, Source
 from eventsaga.demo.order import SLOW_PAYMENT, Order, OrderRequest, ServiceUrls, order_saga
@@ -25,7 +25,7 @@ AT_ONCE: Final = 32
 
 
 async def run_stream(
-    source: Source, postgres: EmbeddedPostgres, console: Console, *, as_json: bool, keep: bool
+    source: Source, postgres: EmbeddedPostgres, console: Console, *, as_json: bool, after: After
 ) -> int:
     """Run the orders of *source*, and return 0 if all lines were good, 1 if not.
 
@@ -34,7 +34,7 @@ async def run_stream(
         postgres: The server.
         console: Where people read the summary; the rest goes to standard error.
         as_json: Whether one JSON document goes to standard output.
-        keep: Whether everything stays up afterwards.
+        after: What happens then.
     """
     began = time.monotonic()
     tally = Tally(source, Console(stderr=True, highlight=False))
@@ -46,9 +46,8 @@ async def run_stream(
         tally.tell(console, twice, seconds)
         if as_json:
             write_json({**tally.to_json(twice, seconds), "database_url": place.url})
-        if keep:
-            tell_how_to_look_around(console, place, tally.shown, keep=keep)
-            await stay()
+        if after is not After.END:
+            await look_around(console, place, tally.shown, after)
     return 1 if tally.bad or twice else 0
 
 

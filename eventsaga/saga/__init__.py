@@ -69,6 +69,8 @@ class Saga(Generic[Context]):
         max_running: Most sagas of this name that all workers of a database hold at the same
             time; None for no limit.
         priority: Sagas of a higher one are claimed first.
+        stuck_after: Without progress for so long, an alert is raised; None for what the
+            settings say. The sagas themselves go on.
         migrate_context: Function that turns the recorded context, as JSON data, into what
             the model takes now. It is called whenever a context is read, so it must leave
             what is new as it is.
@@ -95,6 +97,7 @@ class Saga(Generic[Context]):
         on_parked: StepFunction | None = None,
         max_running: int | None = None,
         priority: int = 0,
+        stuck_after: Duration | None = None,
         migrate_context: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
         require_identifier("saga", name)
@@ -108,6 +111,9 @@ class Saga(Generic[Context]):
         self.context = context
         self.max_running = max_running
         self.priority = priority
+        self.stuck_after = (
+            None if stuck_after is None else to_timedelta(f"{where}: stuck_after", stuck_after)
+        )
         self.migrate_context = migrate_context
         self.hooks: Mapping[Hook, BoundFunction] = {
             hook: bound_function(where, hook.value, function)

@@ -209,7 +209,7 @@ class MemoryStore:
         saga, state = encoded.saga, encoded.start.state
         if saga.key is not None:
             owner, digest = self._keys.setdefault(
-                (saga.name, saga.key), (saga.saga_id, saga.digest)
+                (saga.name, state.start_key or ""), (saga.saga_id, saga.digest)
             )
             if digest != saga.digest:
                 return Refused(KeyConflictError(saga.name, saga.key, owner))
@@ -236,6 +236,7 @@ class MemoryStore:
             "claims": 0,
             "parent_id": state.parent_id,
             "parent_step": state.parent_step,
+            "tenant": state.tenant,
         }
         self._keep(encoded.events, worker_id)
         return encoded.started()
@@ -576,22 +577,12 @@ class MemoryStore:
     async def list_sagas(
         self,
         *,
-        statuses: Sequence[Status] | None = None,
-        name: str | None = None,
-        correlation_id: str | None = None,
         before: UUID | None = None,
         limit: int = 100,
     ) -> list[SagaRow]:
-        """Return at most *limit* rows, youngest first, that pass every given filter."""
+        """Return at most *limit* rows, youngest first; filters need SQL."""
         rows = sorted(self._rows.values(), key=lambda row: row["saga_id"], reverse=True)
-        return [
-            saga_row(row)
-            for row in rows
-            if (statuses is None or row["status"] in statuses)
-            and (name is None or row["name"] == name)
-            and (correlation_id is None or row["correlation_id"] == correlation_id)
-            and (before is None or row["saga_id"] < before)
-        ][:limit]
+        return [saga_row(row) for row in rows if before is None or row["saga_id"] < before][:limit]
 
     async def children(self, saga_id: UUID) -> list[SagaRow]:
         """Return the sagas that *saga_id* has started as its steps, oldest first."""

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from eventsaga import Orchestrator, Status
+from tests import pooler
 from tests.acceptance.crash.checker import violations
 from tests.acceptance.crash.crew import LEASE, Crew, crew
 from tests.acceptance.crash.participant import Call, Participant, dump, kill, running
@@ -37,7 +38,7 @@ async def participant() -> AsyncIterator[Participant]:
 
 @pytest.fixture
 async def workers(database: str, participant: Participant, tmp_path: Path) -> AsyncIterator[Crew]:
-    async with crew(database, participant.url, tmp_path) as members:
+    async with crew(database, participant.url, tmp_path, **pooler.worker_role()) as members:
         yield members
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from eventsaga import Orchestrator, SagaHandle, Status
 from eventsaga.client.verify import verify
+from tests import pooler
 from tests.acceptance.crash.crew import Crew, crew
 from tests.acceptance.crash.participant import kill
 from tests.acceptance.crash.transactional import MOMENTS, STEPS, TABLE, Order, transactional_saga
@@ -41,7 +42,8 @@ async def effects(database: str) -> None:
 
 @pytest.fixture
 async def workers(database: str, tmp_path: Path) -> AsyncIterator[Crew]:
-    async with crew(database, "", tmp_path, program=PROGRAM) as members:
+    role = pooler.worker_role()
+    async with crew(database, "", tmp_path, program=PROGRAM, **role) as members:
         yield members
 
 
@@ -126,7 +128,11 @@ async def test_a_worker_killed_with_its_commit_on_the_way_leaves_all_of_it_or_no
     way = THERE + BACK if goes_back else THERE
     before = len(THERE) if goes_back else 0
     handle = await client.start(transactional_saga, Order(declined=goes_back))
-    async with Proxy(database) as proxy, crew(proxy.url, "", tmp_path, program=PROGRAM) as workers:
+    role = pooler.worker_role()
+    async with (
+        Proxy(database) as proxy,
+        crew(proxy.url, "", tmp_path, program=PROGRAM, **role) as workers,
+    ):
         for _ in range(before):
             proxy.arm(Loss.DELAY, INSERT)
         insert = proxy.arm(Loss.DELAY, INSERT, held=True)

@@ -60,7 +60,7 @@ async def test_a_saga_that_kills_at_once_takes_no_other_saga_with_it(
         return None
 
     async def then_the_others() -> None:
-        await until(database, IS_PARKED, POISON, within=60)
+        await until(database, IS_PARKED, POISON, within=110)
         load.release()
 
     load.hold(0)
@@ -92,7 +92,7 @@ async def _poisoned(
     ) as workers:
         await load.start([POISON, *SAGAS])
         await workers.keep_up(2)
-        await load.judged(parked=[POISON], seconds=60)
+        await load.judged(parked=[POISON], seconds=120)
 
         last = (await load.client.history(load.acked[POISON]))[-1].event
         assert isinstance(last, SagaParked)

@@ -303,6 +303,36 @@ def mutants() -> tuple[Mutant, ...]:
             "tests/store/postgres/test_verify.py",
         ),
         Mutant(
+            21,
+            "a feed goes past transactions that are not over",
+            [
+                _statement(
+                    f"{SQL}.feed.READ",
+                    "   AND e.txid < pg_snapshot_xmin(pg_current_snapshot())\n",
+                    "",
+                )
+            ],
+            "tests/store/postgres/test_feed.py",
+        ),
+        Mutant(
+            21,
+            "a feed is read by time",
+            [
+                _statement(
+                    f"{SQL}.feed.READ",
+                    "ORDER BY e.txid, e.saga_id, e.seq",
+                    "ORDER BY e.recorded_at",
+                )
+            ],
+            "tests/store/postgres/test_feed.py",
+        ),
+        Mutant(
+            21,
+            "events keep the number of a transaction that is older than its saga",
+            [_statement(f"{SQL}.append.APPEND", "CASE WHEN advanced.is_late", "CASE WHEN false")],
+            "tests/store/postgres/test_feed.py",
+        ),
+        Mutant(
             22,
             "a fold changes the state that it was given",
             [(f"{CORE}.state.State.copy", _itself)],

@@ -111,7 +111,7 @@ class Console:
         with subprocess.Popen(
             [SCRIPT, "worker", module, *arguments],
             cwd=HERE,
-            env=self._environment | QUICK | variables,
+            env=self._environment | QUICK | pooler.worker_role() | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -36,6 +36,14 @@ COMMANDS = [
     ("verify",),
     ("rebuild",),
     ("recover",),
+    ("redact",),
+    ("export",),
+    ("parked",),
+    ("stuck",),
+    ("top",),
+    ("completion",),
+    ("anchor",),
+    ("grants",),
     ("db",),
     ("db", "upgrade"),
     ("db", "downgrade"),
@@ -315,7 +323,7 @@ def test_rebuild_leaves_a_broken_history_alone_and_says_so(console: Console) -> 
 def test_the_schema_comes_and_goes_by_command(empty_database: str) -> None:
     console = Console(empty_database)
     assert "there are no tables" in console.answer("db", "current", code=1)
-    assert console.json("db", "upgrade")["revision"] == "0004"
+    assert console.json("db", "upgrade")["revision"] == "0006"
     assert "the newest" in console.answer("db", "current")
     assert console.json("list")["sagas"] == []
     refused = console.call("db", "downgrade", "base")
@@ -334,4 +342,4 @@ def test_the_schema_may_have_another_name(empty_database: str) -> None:
 def test_the_printed_sql_makes_the_same_tables(empty_database: str) -> None:
     sql = Console(None).run("db", "sql").stdout
     asyncio.run(execute(empty_database, sql))
-    assert Console(empty_database).json("db", "current")["revision"] == "0004"
+    assert Console(empty_database).json("db", "current")["revision"] == "0006"

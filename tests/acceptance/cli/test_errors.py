@@ -12,11 +12,15 @@ from threading import Thread
 
 import pytest
 
+from tests import pooler
 from tests.acceptance.cli.conftest import Stock
 from tests.acceptance.cli.console import HERE, SCRIPT, Console, environment
 from tests.conftest import execute
 
 NOWHERE = "postgresql://somebody:secret@localhost:1/shop"
+not_pooled = pytest.mark.skipif(
+    pooler.WANTED, reason="the pooler knows every database, and everybody is the same to it"
+)
 UNKNOWN = "01a205d7-0000-7000-8000-000000000000"
 
 
@@ -92,6 +96,7 @@ def test_a_url_that_leads_nowhere_is_explained(url: str, text: str) -> None:
     assert text in complaint(Console(url), "list")
 
 
+@not_pooled
 def test_a_database_that_does_not_exist_is_to_be_created(database: str) -> None:
     other = database.replace("eventsaga_test", "nothing_like_it")
     assert "Create the database first" in complaint(Console(other), "list")
@@ -136,6 +141,7 @@ def test_tables_that_are_not_there_are_to_be_created_by_command(
     assert "run `eventsaga db upgrade`" in complaint(Console(empty_database), *command, real=True)
 
 
+@not_pooled
 def test_a_user_without_rights_is_told_what_is_missing(database: str) -> None:
     create = (
         "DO $$ BEGIN CREATE ROLE eventsaga_nobody LOGIN;"

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 
 from eventsaga.embedded import EmbeddedPostgres
@@ -118,7 +120,7 @@ def test_two_demos_at_once_do_not_disturb_each_other_and_one_can_be_looked_aroun
     played: Json, server: EmbeddedPostgres, data_dir: Path
 ) -> None:
     """The second run on the same data: old orders are there, and not in the way."""
-    with Demo(data_dir, "--keep") as kept, Demo(data_dir, "--json") as other:
+    with Demo(data_dir, "--dashboard") as kept, Demo(data_dir, "--json") as other:
         assert other.wait() == 0, other.err
         until(lambda: "psql" in kept.out.partition("stays up until Ctrl-C")[2])
         urls = {other.document()["database_url"], re.findall(r"URL='(.*)'", kept.out)[0]}
@@ -126,6 +128,7 @@ def test_two_demos_at_once_do_not_disturb_each_other_and_one_can_be_looked_aroun
         assert played["database_url"] in urls, "old data is used again"
         assert other.document()["run"] != played["run"]
         _look_around(kept.out)
+        _open_dashboard(kept.out)
         children = kept.children()
 
         kept.process.send_signal(signal.SIGINT)
@@ -147,6 +150,14 @@ def _look_around(out: str) -> None:
     answers = _pasted(pasted)
     assert "process_payment" in answers
     assert "in doubt" in answers
+
+
+def _open_dashboard(out: str) -> None:
+    [url] = re.findall(r"The dashboard is at (\S+)", out)
+    [token] = re.findall(r"Its token is (\S+)", out)
+    assert httpx.get(f"{url}sagas").status_code == HTTPStatus.SEE_OTHER, "to the login"
+    shown = httpx.get(f"{url}sagas", headers={"Authorization": f"Bearer {token}"})
+    assert shown.text.count("COMPLETED") > 10
 
 
 def _pasted(command: str) -> str:
