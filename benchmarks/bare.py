@@ -2,8 +2,8 @@
 
 No registry, no retries, no validation: per saga the 12 events of the order saga with
 intents, salts and hash chain, in six guarded appends of events and projection row, over
-two writer connections. It uses eventsaga's tables and statements, so that only the code
-around them differs.
+two writer connections. It uses eventsaga's tables, and the plainest statements that write
+these rows with their fence.
 """
 
 import asyncio
@@ -13,14 +13,51 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
-from uuid import UUID, uuid4
+from typing import Any, Final
+from uuid import uuid4
 
 import asyncpg
 
 from benchmarks.workload import RESULT, STEPS, new_order
-from eventsaga.store.postgres.append import APPEND
-from eventsaga.store.postgres.start import START
+
+_EVENTS: Final = """
+INSERT INTO eventsaga.events
+       (saga_id, seq, type, schema_version, data, occurred_at, salt, hash, worker_id)
+SELECT e.*, $1::uuid
+  FROM unnest($2::uuid[], $3::int[], $4::text[], $5::smallint[], $6::json[], $7::timestamptz[],
+              $8::bytea[], $9::bytea[])
+           AS e(saga_id, seq, type, schema_version, data, occurred_at, salt, hash)
+"""
+
+START: Final = f"""
+WITH started AS (
+    INSERT INTO eventsaga.sagas
+           (saga_id, name, version, fingerprint, status, current_steps, context, correlation_id,
+            last_seq, last_hash, created_at, updated_at, owner)
+    SELECT saga_id, name, 1, '', 'RUNNING', ARRAY[step], context, correlation_id, last_seq,
+           last_hash, at, at, $1::uuid
+      FROM unnest($10::uuid[], $11::text[], $12::text[], $13::json[], $14::text[], $15::int[],
+                  $16::bytea[], $17::timestamptz[])
+           AS g(saga_id, name, step, context, correlation_id, last_seq, last_hash, at)
+)
+{_EVENTS}
+"""
+
+APPEND: Final = f"""
+WITH moved AS (
+    UPDATE eventsaga.sagas s
+       SET last_seq = m.last_seq, last_hash = m.last_hash, status = m.status,
+           current_steps = string_to_array(m.step, ','),
+           context = coalesce(m.context, s.context), updated_at = m.at,
+           owner = CASE WHEN m.done THEN NULL ELSE s.owner END
+      FROM unnest($10::uuid[], $11::int[], $12::int[], $13::bytea[], $14::text[], $15::text[],
+                  $16::json[], $17::timestamptz[], $18::bool[])
+           AS m(saga_id, expected, last_seq, last_hash, status, step, context, at, done)
+     WHERE s.saga_id = m.saga_id AND s.last_seq = m.expected AND s.owner = $1::uuid
+ RETURNING s.saga_id
+)
+{_EVENTS} JOIN moved USING (saga_id)
+"""
 
 Row = tuple[Any, ...]
 
@@ -76,38 +113,29 @@ class BareSaga:
             "COMPLETED" if done else "RUNNING",
             "" if done else STEPS[self.step],
             json.dumps(self.context) if done else None,
-            None,
             now,
             done,
-            None,
-            True,
         ), rows
 
     def start(self, now: datetime) -> tuple[Row, list[Row]]:
         """Return the row and the events of the first commit."""
         context = json.dumps(self.context)
         rows = self.rows([("SagaStarted", {"context": self.context}), self.intent()], now)
+        correlation_id = str(self.saga_id)
         return (
             self.saga_id,
             "bench_bare",
-            1,
-            "",
-            "RUNNING",
             STEPS[0],
             context,
-            str(self.saga_id),
+            correlation_id,
             self.seq,
             self.hash,
             now,
-            now,
-            True,
-            None,
-            b"",
         ), rows
 
 
-def _columns(rows: list[Row], width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+def _columns(rows: list[Row]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 class _Loop:
@@ -140,28 +168,26 @@ class _Loop:
 
     async def _start(self, connection: "asyncpg.Connection[Any]", batch: list[BareSaga]) -> None:
         now = datetime.now(UTC)
-        pairs = [saga.start(now) for saga in batch]
-        await connection.fetch(
-            START,
-            *_columns([row for row, _ in pairs], 15),
-            self.worker_id,
-            *_columns([event for _, events in pairs for event in events], 8),
-        )
+        await self._send(connection, START, [saga.start(now) for saga in batch])
         self.appends.extend(batch)
         self.work.set()
 
+    async def _send(
+        self,
+        connection: "asyncpg.Connection[Any]",
+        statement: str,
+        pairs: list[tuple[Row, list[Row]]],
+    ) -> None:
+        events = [event for _, events in pairs for event in events]
+        rows = [row for row, _ in pairs]
+        done = await connection.execute(
+            statement, self.worker_id, *_columns(events), *_columns(rows)
+        )
+        assert done == f"INSERT 0 {len(events)}", "nobody else writes here"
+
     async def _append(self, connection: "asyncpg.Connection[Any]", batch: list[BareSaga]) -> None:
         now = datetime.now(UTC)
-        pairs = [saga.advance(now) for saga in batch]
-        taken: list[Any] = await connection.fetch(
-            APPEND,
-            *_columns([row for row, _ in pairs], 12),
-            self.worker_id,
-            list[UUID](),
-            list[UUID](),
-            *_columns([event for _, events in pairs for event in events], 8),
-        )
-        assert len(taken) == len(batch), "nobody else writes here"
+        await self._send(connection, APPEND, [saga.advance(now) for saga in batch])
         for saga in batch:
             if saga.step < len(STEPS):
                 self.appends.append(saga)
@@ -181,8 +207,12 @@ async def run_bare(url: str, total: int, in_flight: int, clock: Callable[[], flo
     for _ in range(in_flight):
         loop.begin()
     writers = [asyncio.create_task(loop.write(connection, 200)) for connection in connections]
-    await loop.finished.wait()
+    finished = asyncio.create_task(loop.finished.wait())
+    await asyncio.wait([finished, *writers], return_when=asyncio.FIRST_COMPLETED)
     seconds = clock() - began
+    for writer in writers:
+        if writer.done():
+            await writer  # it never ends but by an error
     for writer in writers:
         writer.cancel()
     await asyncio.gather(*writers, return_exceptions=True)

@@ -517,7 +517,9 @@ async def test_items_that_cannot_be_had_after_the_pivot_park_and_are_asked_for_a
 # -- results that do not fit ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("result", [3, {"at": object()}, {"at": "a\0b"}], ids=repr)
+@pytest.mark.parametrize(
+    "result", [3, {"at": object()}, {"at": "a\0b"}], ids=["number", "object", "zero-byte"]
+)
 async def test_a_result_that_cannot_be_recorded_fails_its_item_which_is_undone(
     database: str, result: Any
 ) -> None:

@@ -229,7 +229,9 @@ async def test_a_connection_outside_a_transaction_starts_at_once(
     assert tuple(await sql.fetchrow(COUNTS) or ()) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("connection", [None, "postgresql://", object()], ids=repr)
+@pytest.mark.parametrize(
+    "connection", [None, "postgresql://", object()], ids=["none", "url", "object"]
+)
 async def test_what_is_no_connection_is_refused(store: PostgresStore, connection: object) -> None:
     with pytest.raises(TypeError, match="AsyncSession, an AsyncConnection or asyncpg's"):
         await store.start_within(connection, new_start())
