@@ -32,16 +32,19 @@ demo: $(READY) ## Run the order saga over four real services on an embedded Post
 drill: $(READY) ## Kill workers of the order saga at each of its boundaries; ARGS="--mode all" does more
 	@$(BIN)/eventsaga drill demo $(ARGS)
 
+# Most tests wait for leases, polls and processes: three at a time keep two cores busy.
+AT_ONCE := --numprocesses=3 --dist=worksteal
+
 .PHONY: test
 test: $(READY) ## Run all tests, fast ones first
 	@$(BIN)/python -m pytest tests/core --quiet --cov=eventsaga.core --cov-branch --cov-fail-under=100
-	@$(BIN)/python -m pytest --ignore=tests/core
+	@$(BIN)/python -m pytest --deselect=tests/core $(AT_ONCE)
 
 # Left out: the demo's services keep their tables apart by a setting of their connections, and
 # roles are taken on by one.
 .PHONY: test-pooler
 test-pooler: $(READY) ## Run the acceptance tests once more, behind a PgBouncer in transaction mode
-	@EVENTSAGA_TEST_POOLER=1 $(BIN)/python -m pytest tests/acceptance tests/contract \
+	@EVENTSAGA_TEST_POOLER=1 $(BIN)/python -m pytest tests/acceptance tests/contract $(AT_ONCE) \
 	  --ignore=tests/acceptance/demo --ignore=tests/contract/test_grants.py
 
 .PHONY: simulation
